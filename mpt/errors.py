@@ -1,0 +1,58 @@
+"""Errors that a user can cause, and how several of them are reported at once.
+
+Every message has five parts in one or two lines: where (file:line, field path or task), what is wrong, what was
+expected, what was found and what to do. `mpt` and the pipelines print the message without a traceback and exit with
+status 2; everything else is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class MptError(ValueError):
+    """A user's input or environment is wrong.
+
+    Args:
+        problems: One message, or several that were found in one go. Control characters of the input are escaped, so
+            that a label or a path cannot write to the terminal.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        assert self.problems, "an error needs a message"
+        super().__init__("\n".join(printable(problem) for problem in self.problems))
+
+
+class ConfigError(MptError):
+    """A run configuration is malformed or contradicts itself."""
+
+
+class ManifestError(MptError):
+    """A data manifest is malformed or contradicts itself."""
+
+
+class DataError(MptError):
+    """A data file does not hold what the manifest declares."""
+
+
+class BackboneError(MptError):
+    """A backbone cannot be loaded, or cannot be prompted."""
+
+
+class CheckpointError(MptError):
+    """A checkpoint is damaged, incomplete or was made for something else."""
+
+
+class TrainingError(MptError):
+    """Training cannot go on, for example because a loss is not finite."""
+
+
+def printable(text: str) -> str:
+    """Escape control characters other than line feed, so that data cannot steer a terminal."""
+    return "".join(char if char == "\n" or char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean "x"?` for the nearest known word, or nothing when none is near."""
+    nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f' Did you mean "{nearest[0]}"?' if nearest else ""
