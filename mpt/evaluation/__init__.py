@@ -1,0 +1,1 @@
+"""From label scores to a figure: decoding, scoring, reporting."""
