@@ -202,10 +202,9 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     Raises:
         MptError: A sentence has fewer or more predicted tags than gold ones, or ill-formed BIO2 tags.
     """
-    if metric not in ("span_f1", "accuracy"):
-        raise MptError(
-            f'metric "{metric}" is not one of span_f1, accuracy.{did_you_mean(metric, ["span_f1", "accuracy"])}'
-        )
+    known = get_args(Metric)
+    if metric not in known:
+        raise MptError(f'metric "{metric}" is not one of {", ".join(known)}.{did_you_mean(metric, known)}')
     check_lengths(gold, predicted)
     return _score_spans(gold, predicted, labels) if metric == "span_f1" else _score_tags(gold, predicted, labels)
 
