@@ -163,20 +163,12 @@ def _follow(root: Node, error: ErrorDetails) -> tuple[Node, tuple[str | int, ...
     """
     node, prefix, branch = root, (), None
     for item in error["loc"]:
-        child = _child(node, item)
+        child = node.child(item)
         if child is not None:
             node, prefix = child, (*prefix, item) if branch is None else prefix
         elif branch is None and item != "[key]" and error["type"] != "missing":
             branch = str(item)
     return node, prefix, branch
-
-
-def _child(node: Node, item: str | int) -> Node | None:
-    if isinstance(node.value, dict):
-        return node.value.get(str(item))
-    if isinstance(node.value, list) and isinstance(item, int) and item < len(node.value):
-        return node.value[item]
-    return None
 
 
 def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseModel], root: Node) -> list[str]:
@@ -193,7 +185,7 @@ def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseMod
         return [
             message for errors in branches.values() for error in errors for message in _messages(error, model, root)
         ]
-    return [f"{_place(node)}: expected {' or '.join(filter(None, nouns))}, got {_shown(node)}."]
+    return [f"{node.location}: expected {' or '.join(filter(None, nouns))}, got {_shown(node)}."]
 
 
 def _noun(error: ErrorDetails) -> str | None:
@@ -206,38 +198,27 @@ def _messages(error: ErrorDetails, model: type[BaseModel], root: Node) -> list[s
     node, _, _ = _follow(root, error)
     kind, loc, context = error["type"], error["loc"], error.get("ctx", {})
     if kind == "missing":
-        return [f"{_place(node, str(loc[-1]))}: is required. Add it."]
+        return [f"{node.locate(str(loc[-1]))}: is required. Add it."]
     if kind == "extra_forbidden":
         parent, key = _parent(root, loc[:-1]), str(loc[-1])
         return [f"{parent.keys[key]}: {node.path}: unknown key.{_advice(key, _fields(model, loc[:-1]), parent)}"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
-        child = _child(node, tag)
+        child = node.child(tag)
         text = "is required. Add it." if child is None else _choice(child, context.get("expected_tags", ""))
-        return [f"{_place(node, tag)}: {text}"]
+        return [f"{node.locate(tag)}: {text}"]
     raised = context.get("error")
     if isinstance(raised, FieldErrors):
-        return [f"{_place(node, *filter(None, name.split('.')))}: {text}" for name, text in raised.problems.items()]
+        return [f"{node.locate(*filter(None, name.split('.')))}: {text}" for name, text in raised.problems.items()]
     if loc and loc[-1] == "[key]":
         return [f"{_parent(root, loc[:-2]).keys[str(loc[-2])]}: {node.path}: {raised or _reason(error, node)}"]
-    return [f"{_place(node)}: {raised or _reason(error, node)}"]
-
-
-def _place(node: Node, *deeper: str) -> str:
-    """Return `where: path` of a value, or of where a value that is missing belongs."""
-    for depth, key in enumerate(deeper):
-        child = _child(node, key)
-        if child is None:
-            path = ".".join(filter(None, [node.path, *deeper[depth:]]))
-            return f"{node.where}: {path}"
-        node = child
-    return f"{node.where}: {node.path}" if node.path else node.where
+    return [f"{node.location}: {raised or _reason(error, node)}"]
 
 
 def _parent(root: Node, loc: Iterable[str | int]) -> Node:
     node = root
     for item in loc:
-        node = _child(node, item) or node
+        node = node.child(item) or node
     return node
 
 

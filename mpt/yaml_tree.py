@@ -61,6 +61,30 @@ class Node:
     keys: dict[str, str] = field(default_factory=dict)
     size: int = 1
 
+    @property
+    def location(self) -> str:
+        """`where: path`, for the start of a message."""
+        said = not self.path or self.where == f"--set {self.path}"
+        return self.where if said else f"{self.where}: {self.path}"
+
+    def child(self, item: str | int) -> "Node | None":
+        """Return one item of a mapping or of a list; None when there is none."""
+        if isinstance(self.value, dict):
+            return self.value.get(str(item))
+        if isinstance(self.value, list) and isinstance(item, int) and item < len(self.value):
+            return self.value[item]
+        return None
+
+    def locate(self, *path: str) -> str:
+        """Return `where: path` of a value below this one, or of where it belongs when it is missing."""
+        node = self
+        for depth, key in enumerate(path):
+            child = node.child(key)
+            if child is None:
+                return f"{node.where}: {'.'.join(filter(None, [node.path, *path[depth:]]))}"
+            node = child
+        return node.location
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -68,17 +92,6 @@ class Document:
 
     root: Node
     problems: list[str]
-
-    def locate(self, *path: str) -> str:
-        """Return `file:line:column: dotted.path` of a value, or of the nearest one around it."""
-        node = self.root
-        for depth, key in enumerate(path):
-            if not isinstance(node.value, dict) or key not in node.value:
-                return f"{node.where}: {'.'.join(path)}"
-            node, where = node.value[key], node.keys[key]
-            if depth == len(path) - 1:
-                return f"{where}: {node.path}"
-        return node.where
 
 
 def read_document(
