@@ -13,12 +13,14 @@ class Sentence:
             when the text carries no labels (prediction).
         path: The file it was read from.
         lines: Line number of each word in that file, counted from 1. Formats with one sentence a line repeat it.
+        document: Number of document marks seen before it in that file; None where the source declares none.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
     path: str
     lines: tuple[int, ...]
+    document: int | None = None
 
     @property
     def where(self) -> str:
