@@ -1,0 +1,80 @@
+"""Windows to padded tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from mpt.data.plan import greedy_cuts
+from mpt.data.tokenization import EncodedSplit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows of word pieces and the places where words are scored.
+
+    Attributes:
+        input_ids_BS: Piece ids, specials and padding included.
+        attention_mask_BS: True on pieces; None when no row is padded, which spares every layer the masking.
+        words_M: Flat index (row * S + column) of each word's scoring piece, rows in order.
+        labels_M: Label id of each of these words; None for text without labels.
+    """
+
+    input_ids_BS: Int64[Tensor, "B S"]
+    attention_mask_BS: Bool[Tensor, "B S"] | None
+    words_M: Int64[Tensor, " M"]
+    labels_M: Int64[Tensor, " M"] | None
+
+    @property
+    def num_pieces(self) -> int:
+        """Real word pieces, padding not counted."""
+        mask = self.attention_mask_BS
+        return self.input_ids_BS.numel() if mask is None else int(mask.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            input_ids_BS=self.input_ids_BS.to(device),
+            attention_mask_BS=None if self.attention_mask_BS is None else self.attention_mask_BS.to(device),
+            words_M=self.words_M.to(device),
+            labels_M=None if self.labels_M is None else self.labels_M.to(device),
+        )
+
+
+def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int) -> Batch:
+    """Pad the windows to the longest of them."""
+    lengths = split.window_pieces[windows]
+    longest = int(lengths.max())
+    columns = np.arange(longest)
+    mask = columns < lengths[:, None]
+    ids = np.full((len(windows), longest), pad, dtype=np.int64)
+    ids[mask] = split.pieces[_ranges(split.piece_starts[windows], lengths)]
+    word_counts = split.window_words[windows]
+    words = _ranges(split.word_starts[windows], word_counts)
+    rows = np.repeat(np.arange(len(windows)), word_counts)
+    return Batch(
+        input_ids_BS=torch.from_numpy(ids),
+        attention_mask_BS=None if mask.all() else torch.from_numpy(mask),
+        words_M=torch.from_numpy(rows * longest + split.positions[words]),
+        labels_M=None if split.labels is None else torch.from_numpy(split.labels[words].astype(np.int64)),
+    )
+
+
+def evaluation_batches(split: EncodedSplit, *, tokens: int) -> Iterator[Int64[np.ndarray, " rows"]]:
+    """All windows once, longest last, in groups of at most `tokens` padded positions."""
+    order = np.argsort(split.window_pieces, kind="stable")
+    yield from np.split(order, greedy_cuts(split.window_pieces[order], tokens))
+
+
+def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:
+    """Index among the split's words of each word that a batch of these windows scores, in the batch's order."""
+    return _ranges(split.word_starts[windows], split.window_words[windows])
+
+
+def _ranges(starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " total"]:
+    """`range(start, start + length)` of every pair, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - np.concatenate([[0], ends[:-1]]), lengths)

@@ -1,0 +1,316 @@
+"""The frozen language model: found, loaded, frozen, identified and ready for prompts.
+
+A backbone is named in one of three ways: a hub id with a pinned revision, a local folder, or
+`package:NAME/FOLDER` for weights that an installed Python package carries. Weights are read from safetensors only and no
+code of a downloaded repository ever runs.
+"""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from mpt.data.tokenization import WordPieces
+from mpt.errors import BackboneError
+from mpt.model.injection import ATTENTION, Injection, install, register
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# Rows longer than this are rare in labelled sentences and slow in attention; windows are stitched anyway.
+LONGEST_WINDOW = 512
+SMALLEST_WINDOW = 32
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneIdentity:
+    """What makes two backbones the same for a prompt; stored in every checkpoint.
+
+    Attributes:
+        reference: How the user named it.
+        revision: Commit of a hub repository, else None.
+        architecture: Class of the model.
+        weights_sha256: Digest over the configuration and the weight files.
+        tokenizer_sha256: Digest over the tokenizer files.
+    """
+
+    reference: str
+    revision: str | None
+    architecture: str
+    weights_sha256: str
+    tokenizer_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(slots=True, kw_only=True)
+class Backbone:
+    """A frozen model with everything that the rest of mpt has to know of it.
+
+    Attributes:
+        model: Parameters without gradients, dropout off.
+        injection: Where the current batch's prompts are put.
+        word_pieces: Its tokenizer.
+        identity: What a checkpoint records.
+        num_layers, num_key_value_heads, head_dim, hidden_size: Shapes of a deep prompt and of a head.
+        max_positions: Text positions that the model has.
+        first_position: Position id of a row's first piece when positions are not shifted.
+        shifted: Positions start after the prompt, as in the reference implementation and PEFT.
+        num_parameters: Parameters of the backbone.
+    """
+
+    model: nn.Module
+    injection: Injection
+    word_pieces: WordPieces
+    identity: BackboneIdentity
+    num_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_size: int
+    max_positions: int
+    first_position: int
+    shifted: bool
+    num_parameters: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.model.parameters()).dtype
+
+
+def load_backbone(
+    reference: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "bfloat16",
+    prompt_length: int = 0,
+    shifted: bool = False,
+    longest_window: int = LONGEST_WINDOW,
+    gradient_checkpointing: bool = False,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """Load and freeze a backbone.
+
+    Args:
+        reference: Hub id, folder, or `package:NAME/FOLDER`.
+        revision: Full commit hash; required for a hub id.
+        dtype: "bfloat16" or "float32".
+        prompt_length: Virtual tokens; they take positions when `shifted`.
+        shifted: First word piece at position `prompt_length` instead of the first.
+        longest_window: Most word pieces of a window, specials included.
+        gradient_checkpointing: Recompute layers in the backward pass to save memory.
+        device: Where to put the weights.
+
+    Raises:
+        BackboneError: It cannot be found, has no safetensors weights, does not call the attention registry, or has too
+            few positions for the prompt.
+    """
+    folder = locate(reference, revision)
+    register()
+    model = _load_model(folder, reference, DTYPES[dtype]).to(device)
+    config = model.config
+    injection = install(model, lambda: model(input_ids=torch.ones((1, 2), dtype=torch.long, device=device)))
+    if gradient_checkpointing:
+        _enable_checkpointing(model, reference)
+    keys = _text_keys(model, injection)
+    first_position, max_positions = _positions(model)
+    room = min(longest_window, max_positions - (prompt_length if shifted else 0))
+    return Backbone(
+        model=model,
+        injection=injection,
+        word_pieces=_load_tokenizer(folder, reference, room, causal=_is_causal(model, injection)),
+        identity=BackboneIdentity(
+            reference=reference,
+            revision=revision,
+            architecture=type(model).__name__,
+            weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
+            tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
+        ),
+        num_layers=len(injection.prompts),
+        num_key_value_heads=keys.shape[1],
+        head_dim=keys.shape[3],
+        hidden_size=config.hidden_size,
+        max_positions=max_positions,
+        first_position=first_position,
+        shifted=shifted,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def locate(reference: str, revision: str | None) -> Path:
+    """The folder that a reference names; a hub repository is downloaded to the local cache first."""
+    if reference.startswith("package:"):
+        return _in_package(reference)
+    if Path(reference).is_dir():
+        return Path(reference)
+    if reference.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference):
+        raise BackboneError(f'backbone "{reference}": no such folder. Give a folder, a hub id or package:NAME/FOLDER')
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise BackboneError(
+            f'backbone "{reference}": there is no such folder, and a hub id needs backbone.revision, the full '
+            f"40-character commit hash, so that the weights cannot change (got {revision!r})"
+        )
+    try:
+        return Path(snapshot_download(reference, revision=revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise BackboneError(
+            f'backbone "{reference}" at {revision}: not in the local cache, and the hub cannot be used '
+            f"({type(error).__name__}). Check the id and the network, or download it and give its folder"
+        ) from error
+
+
+def _in_package(reference: str) -> Path:
+    name, _, folder = reference.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise BackboneError(
+            f'backbone "{reference}": no Python package "{name}" is installed. '
+            "The quickstart's backbone comes with: pip install 'mpt-prompts[minilm]'"
+        )
+    path = Path(spec.submodule_search_locations[0]) / folder
+    if not (path / "config.json").is_file():
+        raise BackboneError(f'backbone "{reference}": package "{name}" has no folder "{folder}" with a config.json')
+    return path
+
+
+def _load_model(folder: Path, reference: str, dtype: torch.dtype) -> Any:
+    if not any(folder.glob("*.safetensors")):
+        raise BackboneError(
+            f'backbone "{reference}": {folder} holds no .safetensors file. Pickled weights are never loaded; convert '
+            "them with transformers' save_pretrained"
+        )
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f'backbone "{reference}": {str(error).splitlines()[0]}') from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+    # Heads of the pretraining task may be absent from the files and are not used; anything else would be random.
+    missing = [name for name in info["missing_keys"] if "pooler" not in name]
+    if missing:
+        raise BackboneError(
+            f'backbone "{reference}": {len(missing)} weights are not in its files and would be random '
+            f"(first: {sorted(missing)[0]})"
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model.eval().requires_grad_(False)
+
+
+def _enable_checkpointing(model: Any, reference: str) -> None:
+    """Recompute layers in the backward pass; transformers does so only in training mode, so dropout is set to zero."""
+    if not model.supports_gradient_checkpointing:
+        raise BackboneError(f'backbone "{reference}": {type(model).__name__} does not support gradient checkpointing')
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
+            module.attention_dropout = 0.0
+    model.train()
+
+
+def _text_keys(model: Any, injection: Injection) -> torch.Tensor:
+    """Keys of a two-piece text in the first layer, for their shape."""
+    injection.captured = []
+    with torch.inference_mode():
+        model(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device))
+    key = injection.captured[0][0]
+    injection.captured = None
+    return key
+
+
+def _is_causal(model: Any, injection: Injection) -> bool:
+    modules = {id(module): module for module in model.modules()}
+    return any(bool(getattr(modules[key], "is_causal", False)) for key in injection.layer_of)
+
+
+def _positions(model: Any) -> tuple[int, int]:
+    """(id of the first position, number of positions): RoBERTa's family starts behind its padding index."""
+    embeddings = getattr(model, "embeddings", None)
+    first = 0
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        first = model.config.pad_token_id + 1
+    return first, int(model.config.max_position_embeddings) - first
+
+
+def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) -> WordPieces:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None and not _words_are_alike(backend):
+            # Byte-level BPE marks a word's start by the space before it, which a split text lacks.
+            tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
+            backend = tokenizer.backend_tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(f'backbone "{reference}": no tokenizer: {str(error).splitlines()[0]}') from error
+    if backend is None:
+        raise BackboneError(f'backbone "{reference}": it has no fast tokenizer (tokenizer.json), which mpt needs')
+    backend.no_truncation()
+    backend.no_padding()
+    text = backend.encode("a", add_special_tokens=False).ids
+    whole = backend.encode("a").ids
+    start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
+    prefix, suffix = tuple(whole[:start]), tuple(whole[start + len(text) :])
+    room -= len(prefix) + len(suffix)
+    if room < SMALLEST_WINDOW:
+        raise BackboneError(
+            f'backbone "{reference}": only {room} word pieces of text fit beside the prompt and special pieces, fewer '
+            f"than {SMALLEST_WINDOW}. Use a shorter prompt, or positions: unshifted, where prompts take no positions"
+        )
+    return WordPieces(
+        tokenizer=backend,
+        prefix=prefix,
+        suffix=suffix,
+        unknown=tokenizer.unk_token_id,
+        pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        room=room,
+        last_piece=causal,
+    )
+
+
+def _words_are_alike(backend: Any) -> bool:
+    """Whether a word has the same pieces as first and as second word of a split text, and those of running text."""
+    pieces = backend.encode(["low", "low"], is_pretokenized=True, add_special_tokens=False).ids
+    running = backend.encode("low low", add_special_tokens=False).ids
+    half = len(pieces) // 2
+    return pieces[:half] == pieces[half:] and pieces[half:] == running[len(running) - half :]
+
+
+def _digest(folder: Path, patterns: Iterable[str]) -> str:
+    """SHA-256 over names and contents of the files, in name order."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""A bank of deep prompts over one backbone: every row of a batch names its slot.
+
+A slot is one deep prompt, with its own length and its own prompted layers. Pretraining has one slot that all tasks
+share; serving has one for each task. Shorter prompts are padded and masked where slots meet in a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mpt.model.injection import LayerPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptShape:
+    """Shape of one deep prompt.
+
+    Attributes:
+        num_layers: Layers of the backbone.
+        layers: Indices of the prompted ones, ascending.
+        num_heads: Key/value heads of a layer.
+        length: Virtual tokens.
+        head_dim: Size of a head.
+    """
+
+    num_layers: int
+    layers: tuple[int, ...]
+    num_heads: int
+    length: int
+    head_dim: int
+
+    @property
+    def tensor_shape(self) -> tuple[int, int, int, int, int]:
+        """[prompted layers, 2 (keys, values), heads, prompt length, head_dim]."""
+        return (len(self.layers), 2, self.num_heads, self.length, self.head_dim)
+
+
+class PromptBank(nn.Module):
+    """Slots of deep prompts.
+
+    Args:
+        prompts: One tensor a slot, of its shape's `tensor_shape`, in float32.
+        shapes: One shape a slot; all for the same backbone.
+        dropout: Chance that a value of a prompt is zeroed in training.
+    """
+
+    def __init__(self, prompts: Sequence[Float[Tensor, "L 2 G P D"]], shapes: Sequence[PromptShape], *, dropout: float = 0.0) -> None:
+        super().__init__()
+        for prompt, shape in zip(prompts, shapes, strict=True):
+            assert tuple(prompt.shape) == shape.tensor_shape, (prompt.shape, shape)
+        self.shapes = tuple(shapes)
+        self.dropout = dropout
+        self.slots = nn.ParameterList([nn.Parameter(prompt.float().clone()) for prompt in prompts])
+
+    def lengths(self, slots_B: Int64[Tensor, " B"] | None) -> Int64[Tensor, " B"] | int:
+        """Prompt length of every row, or of slot 0 when all rows use it."""
+        if slots_B is None:
+            return self.shapes[0].length
+        return torch.tensor([shape.length for shape in self.shapes], device=slots_B.device)[slots_B]
+
+    def layer_prompts(
+        self,
+        dtype: torch.dtype,
+        slots_B: Int64[Tensor, " B"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[LayerPrompt | None]:
+        """What every layer attends to, for one batch.
+
+        Args:
+            dtype: Type of the backbone's activations.
+            slots_B: Slot of each row; None when all rows use slot 0.
+            generator: Stream of prompt dropout; None outside training.
+        """
+        used = [0] if slots_B is None else sorted(set(slots_B.tolist()))
+        prompts = [self._dropped(slot, generator).to(dtype) for slot in used]
+        if slots_B is None:
+            by_layer = dict(zip(self.shapes[0].layers, prompts[0], strict=True))
+            return [
+                LayerPrompt(keys=by_layer[layer][0][None], values=by_layer[layer][1][None]) if layer in by_layer else None
+                for layer in range(self.shapes[0].num_layers)
+            ]
+        rows_B = torch.searchsorted(torch.tensor(used, device=slots_B.device), slots_B)
+        return [self._mixed_layer(layer, used, prompts, rows_B) for layer in range(self.shapes[0].num_layers)]
+
+    def _mixed_layer(
+        self, layer: int, used: Sequence[int], prompts: Sequence[Float[Tensor, "L 2 G P D"]], rows_B: Int64[Tensor, " B"]
+    ) -> LayerPrompt | None:
+        """One layer's prompts of several slots, padded to the longest and gathered by row."""
+        lengths = [self.shapes[slot].length if layer in self.shapes[slot].layers else 0 for slot in used]
+        longest = max(lengths)
+        if longest == 0:
+            return None
+        padded: list[Tensor] = []
+        for slot, prompt, length in zip(used, prompts, lengths, strict=True):
+            shape = self.shapes[slot]
+            own = prompt[shape.layers.index(layer)] if length else prompt.new_zeros((2, shape.num_heads, 0, shape.head_dim))
+            padded.append(functional.pad(own, (0, 0, 0, longest - length)))
+        gathered = torch.stack(padded)[rows_B]
+        mask: Bool[Tensor, "B P"] | None = None
+        if min(lengths) < longest:
+            columns = torch.arange(longest, device=rows_B.device)
+            mask = columns < torch.tensor(lengths, device=rows_B.device)[rows_B][:, None]
+        return LayerPrompt(keys=gathered[:, 0], values=gathered[:, 1], mask=mask)
+
+    def _dropped(self, slot: int, generator: torch.Generator | None) -> Float[Tensor, "L 2 G P D"]:
+        prompt = self.slots[slot]
+        if generator is None or self.dropout == 0.0:
+            return prompt
+        kept = torch.rand(prompt.shape, generator=generator) >= self.dropout
+        return prompt * kept.to(prompt.device) / (1 - self.dropout)

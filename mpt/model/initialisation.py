@@ -1,0 +1,60 @@
+"""Where prompts start: real keys and values of task text, or noise."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mpt.data.batch import collate
+from mpt.data.tokenization import EncodedSplit
+from mpt.model.backbone import Backbone
+from mpt.model.bank import PromptShape
+from mpt.seeding import permutation, torch_generator, uniforms
+
+NORMAL_SCALES = {"normal_0.02": 0.02, "normal_1": 1.0}  # the reference implementation's, and PEFT's
+TEXT_WINDOWS = 64  # windows of text to draw virtual tokens from
+
+
+def initial_prompt(
+    backbone: Backbone, shape: PromptShape, texts: Sequence[EncodedSplit], *, initialisation: str, seed: int
+) -> Float[Tensor, "L 2 G P D"]:
+    """A deep prompt to start training from, in float32.
+
+    Args:
+        backbone: The frozen model.
+        shape: Shape of the prompt.
+        texts: Training text of the tasks; "text" takes from each in turn.
+        initialisation: "text" copies the keys and values that the bare backbone computes at randomly drawn word
+            pieces, each virtual token from one piece through all layers; "normal_0.02" and "normal_1" draw noise.
+        seed: Names the draw.
+    """
+    if initialisation in NORMAL_SCALES:
+        noise = torch.randn(shape.tensor_shape, generator=torch_generator(seed, "prompt"))
+        return noise * NORMAL_SCALES[initialisation]
+    assert initialisation == "text", initialisation
+    share = -(-shape.length // len(texts))
+    parts = [_text_prompt(backbone, shape, text, share, seed, number) for number, text in enumerate(texts)]
+    order = permutation(seed, "prompt", "order", count=share * len(texts))[: shape.length]
+    return torch.cat(parts, dim=3)[:, :, :, torch.from_numpy(order)]
+
+
+def _text_prompt(
+    backbone: Backbone, shape: PromptShape, text: EncodedSplit, count: int, seed: int, number: int
+) -> Float[Tensor, "L 2 G P D"]:
+    """`count` virtual tokens from one split."""
+    windows = permutation(seed, "prompt", "windows", number, count=len(text))[:TEXT_WINDOWS]
+    batch = collate(text, windows, pad=backbone.word_pieces.pad).to(backbone.device)
+    injection = backbone.injection
+    injection.prompts = [None] * backbone.num_layers
+    injection.captured = []
+    with torch.inference_mode():
+        backbone.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS)
+    captured, injection.captured = injection.captured, None
+    drawn = uniforms(seed, "prompt", "pieces", number, count=count)
+    places = batch.words_M[torch.from_numpy((drawn * len(batch.words_M)).astype("int64"))]
+    layers = [
+        torch.stack([states.transpose(1, 2).flatten(0, 1)[places].transpose(0, 1) for states in captured[layer]])
+        for layer in shape.layers
+    ]
+    return torch.stack(layers).float().cpu()

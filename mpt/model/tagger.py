@@ -1,0 +1,104 @@
+"""Backbone, prompts and heads together: from a batch of word pieces to label scores of its words."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mpt.data.batch import Batch
+from mpt.errors import MptError, did_you_mean
+from mpt.model.backbone import Backbone
+from mpt.model.bank import PromptBank
+from mpt.model.heads import TokenHead
+
+
+class Tagger(nn.Module):
+    """A frozen backbone, a bank of prompts and one head for each task.
+
+    The backbone is not a submodule: parameters and state of a tagger are what is trained and nothing else.
+
+    Args:
+        backbone: The frozen model.
+        bank: Its prompts; None leaves the backbone bare (a linear probe).
+        heads: Head of each task by name.
+    """
+
+    def __init__(self, backbone: Backbone, bank: PromptBank | None, heads: Mapping[str, TokenHead]) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # a list, so that nn.Module does not register it
+        self.bank = bank
+        # Prefixed, since a task may be called like a method of ModuleDict.
+        self._heads = nn.ModuleDict({f"task_{name}": head for name, head in heads.items()})
+        self.to(backbone.device)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self._backbone[0]
+
+    @property
+    def heads(self) -> dict[str, TokenHead]:
+        """Head of each task by name."""
+        return {key.removeprefix("task_"): head for key, head in self._heads.items()}  # type: ignore[misc]
+
+    def head(self, task: str) -> TokenHead:
+        """The head of one task."""
+        key = f"task_{task}"
+        if key not in self._heads:
+            known = sorted(self.heads)
+            raise MptError(f'no head for task "{task}": this model has {", ".join(known)}.{did_you_mean(task, known)}')
+        return self._heads[key]  # type: ignore[return-value]
+
+    def forward(
+        self,
+        task: str,
+        batch: Batch,
+        *,
+        slots_B: Int64[Tensor, " B"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "M C"]:
+        """Score every label of one task for every word of a batch.
+
+        Each layer attends to the virtual tokens of each row's slot before its own text. Prompts and head receive
+        gradients, the backbone none.
+
+        Args:
+            task: Name of the task whose head is used.
+            batch: Word pieces and the places of the words, on the backbone's device.
+            slots_B: Slot of each row; None when all use slot 0.
+            generator: Stream of prompt and head dropout; None outside training.
+
+        Returns:
+            Unnormalised log-scores in float32, also when the backbone computes in bfloat16; a row for each entry of
+            `batch.words_M`.
+
+        Raises:
+            MptError: `task` has no head.
+        """
+        head = self.head(task)
+        return head(self.word_states(batch, slots_B=slots_B, generator=generator), generator)
+
+    def word_states(
+        self, batch: Batch, *, slots_B: Int64[Tensor, " B"] | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "M H"]:
+        """Last hidden state of every word's scoring piece, in float32."""
+        backbone = self.backbone
+        inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+        if self.bank is None:
+            backbone.injection.prompts = [None] * backbone.num_layers
+        else:
+            backbone.injection.prompts = self.bank.layer_prompts(backbone.dtype, slots_B, generator)
+            if backbone.shifted:
+                inputs["position_ids"] = shifted_positions(backbone, batch, self.bank.lengths(slots_B))
+        hidden_BSH = backbone.model(**inputs).last_hidden_state
+        return hidden_BSH.flatten(0, 1)[batch.words_M].float()
+
+
+def shifted_positions(
+    backbone: Backbone, batch: Batch, lengths: Int64[Tensor, " B"] | int
+) -> Int64[Tensor, "B S"]:
+    """Position ids that start behind the prompt, as in the reference implementation and PEFT."""
+    rows, columns = batch.input_ids_BS.shape
+    start = torch.as_tensor(lengths, device=backbone.device).reshape(-1, 1) + backbone.first_position
+    return (start + torch.arange(columns, device=backbone.device)).expand(rows, -1)
