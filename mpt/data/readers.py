@@ -1,0 +1,119 @@
+"""Data files as sentences: dispatch by format, gold tags checked and brought to BIO2.
+
+Everything that is wrong in a file is found before any of it is used, and raised at once with `file:line`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mpt.data.columns import read_columns
+from mpt.data.jsonlines import read_jsonl, read_jsonl_spans
+from mpt.data.sentence import Sentence
+from mpt.data.slots import read_rasa, read_snips
+from mpt.data.source import Problems, RawSentence, SourceFormat, read_text, split_lines
+from mpt.data.tags import Scheme, check_tags, fitting_schemes, split_tag, to_bio, undeclared_tags
+from mpt.data.words import tag_words
+from mpt.errors import DataError, did_you_mean
+
+__all__ = ["SourceFormat", "read_sentences"]
+
+_log = logging.getLogger(__name__)
+
+_READERS = {
+    "conll": read_columns,
+    "conllu": read_columns,
+    "jsonl": read_jsonl,
+    "jsonl_spans": read_jsonl_spans,
+    "snips": read_snips,
+    "rasa": read_rasa,
+}
+_SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")
+
+
+def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
+    """Read all sentences of a file, in its order.
+
+    Args:
+        path: The file.
+        source: Its layout.
+
+    Returns:
+        Sentences with BIO2 tags where the scheme is one of spans, the file's own tags where it is raw, None where the
+        source carries no tags; types renamed by `label_map`. `document` counts the document marks seen before a
+        sentence, so that it stays 0 when a declared `docstart` never occurs.
+
+    Raises:
+        DataError: The file is missing, undecodable, malformed or not what `source` declares; lists every problem with
+            `file:line`, the first 20 in words.
+    """
+    problems = Problems(path)
+    text = read_text(path, source.encoding)
+    raw = list(_read_plain(text, problems) if source.format == "text" else _reader(source)(text, source, problems))
+    scheme: Scheme = "iob2" if source.format in _SPAN_FORMATS else source.scheme
+    _check_words(raw, problems)
+    _check_gold(raw, scheme, source, problems)
+    problems.raise_any()
+    if not raw:
+        raise DataError(f"{path}: no sentence in this file")
+    if cuts := sum(sentence.cuts for sentence in raw):
+        _log.info("%s: %d words cut in two, because an entity begins or ends inside them", path, cuts)
+    return [_finish(sentence, scheme, source, str(path)) for sentence in raw]
+
+
+def _reader(source: SourceFormat) -> Callable[[str, SourceFormat, Problems], Iterator[RawSentence]]:
+    if source.format not in _READERS:
+        known = ", ".join((*_READERS, "text"))
+        near = did_you_mean(source.format, (*_READERS, "text"))
+        raise DataError(f'format "{source.format}" is not one of {known}.{near}')
+    return _READERS[source.format]
+
+
+def _read_plain(text: str, problems: Problems) -> Iterator[RawSentence]:
+    """Yield a sentence for each line that is not blank."""
+    for number, line in enumerate(split_lines(text), 1):
+        sentence = tag_words(line, None, number, problems) if line.strip() else None
+        if sentence is not None:
+            yield sentence
+
+
+def _check_words(raw: list[RawSentence], problems: Problems) -> None:
+    """Refuse halves of surrogate pairs (from CESU-8 or JSON escapes), which no tokenizer takes."""
+    for sentence in raw:
+        if "".join(sentence.words).isascii():
+            continue
+        for word, line in zip(sentence.words, sentence.lines, strict=True):
+            if any("\ud800" <= char <= "\udfff" for char in word):
+                problems.add(line, f"{word!r} holds half of a surrogate pair, which is no character")
+
+
+def _check_gold(raw: list[RawSentence], scheme: Scheme, source: SourceFormat, problems: Problems) -> None:
+    check = check_tags if source.repair == "error" or scheme == "raw" else undeclared_tags
+    tagged = [(sentence, sentence.tags) for sentence in raw if sentence.tags is not None]
+    found = [(sentence.lines[index], problem) for sentence, tags in tagged for index, problem in check(tags, scheme)]
+    fitting = fitting_schemes(tags for _, tags in tagged) if found and scheme != "raw" else []
+    if fitting:
+        line, problem = found[0]
+        many = f"{len(found)} tags do not fit it" if len(found) > 1 else "1 tag does not fit it"
+        fits = f"Every tag fits {' and '.join(fitting)}: set scheme: {fitting[0]}"
+        problems.add(0, f"declared {scheme}, but {many} (first: line {line}, {problem}). {fits}")
+        return
+    for line, problem in found:
+        hint = "" if "is not one of" in problem or scheme == "raw" else ". Fix the line or set repair: begin or drop"
+        problems.add(line, problem + hint)
+
+
+def _finish(sentence: RawSentence, scheme: Scheme, source: SourceFormat, path: str) -> Sentence:
+    tags = sentence.tags
+    if tags is not None:
+        tags = to_bio(tags, scheme, "begin" if source.repair == "error" else source.repair)  # was checked already
+        tags = tuple(_renamed(tag, scheme, source) for tag in tags) if source.label_map else tags
+    return Sentence(words=sentence.words, tags=tags, path=path, lines=sentence.lines, document=sentence.document)
+
+
+def _renamed(tag: str, scheme: Scheme, source: SourceFormat) -> str:
+    prefix, kind = ("", tag) if scheme == "raw" else split_tag(tag)
+    if kind not in source.label_map or (scheme != "raw" and tag == "O"):
+        return tag
+    new = source.label_map[kind]
+    return "O" if new is None else new if scheme == "raw" else f"{prefix}-{new}"
