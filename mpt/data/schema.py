@@ -212,6 +212,10 @@ class TaskSpec(Settings):
         has_dev = bool((self.files and self.files.dev) or (self.hub and self.hub.dev))
         if has_dev and self.dev_fraction is not None:
             problems["dev_fraction"] = "a dev split and dev_fraction exclude each other. Keep one."
+        if not has_dev and self.dev_fraction is None and (self.files or self.hub):
+            problems["files.dev" if self.files else "hub.dev"] = (
+                "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
+            )
         if self.dev_by == "document" and (self.dev_fraction is None or self.docstart is None):
             problems["dev_by"] = "document needs dev_fraction and docstart (the mark that starts a document)."
         if self.sha256 and self.files is None:
