@@ -1,0 +1,156 @@
+"""Labels of a task: renamed, listed, and every split held to the list."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mpt.data.manifest import Manifest
+from mpt.data.schema import Split, TaskSpec
+from mpt.data.sentence import Sentence
+from mpt.data.tags import split_tag
+from mpt.errors import DataError
+
+MAX_LISTED = 20  # labels of a split that are named in full
+
+Sentences = dict[Split, list[Sentence]]
+_Found = tuple[str, Sentence, int]  # a label, the sentence it is in, the number of the word
+
+
+def tag_list(kinds: Sequence[str], spec: TaskSpec) -> tuple[str, ...]:
+    """Return the tags that a head scores, given entity types (or the tags themselves where every word has one)."""
+    if spec.metric == "accuracy":
+        return tuple(kinds)
+    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+
+
+def rename_labels(sentences: Sentences, spec: TaskSpec) -> list[str]:
+    """Apply `label_map` to all splits, in place; report names that occur nowhere, which are most likely misspelt."""
+    if not spec.label_map:
+        return []
+    met: set[str] = set()
+    for split in sentences:
+        met.update(kind for kind, _, _ in _labels(sentences[split], spec))
+        sentences[split] = [
+            replace(it, tags=tuple(_renamed(tag, spec) for tag in _tags(it))) for it in sentences[split]
+        ]
+    unmet = [old for old in spec.label_map if old not in met]
+    return [f"label_map renames {', '.join(unmet)}, which occurs in none of {', '.join(sentences)}."] if unmet else []
+
+
+def label_kinds(manifest: Manifest, name: str, train: Sequence[Sentence]) -> list[str]:
+    """Return a task's labels: as declared, or in the order of first occurrence in train.
+
+    Raises:
+        DataError: Labels are `auto` and train has none.
+    """
+    spec = manifest.spec(name)
+    if spec.labels != "auto":
+        return list(spec.labels)
+    kinds = list(dict.fromkeys(kind for kind, _, _ in _labels(train, spec)))
+    if not kinds:
+        where = manifest.locate("tasks", name)
+        raise DataError(f"{where}: no word of train has a label other than O. Are columns and label_map right?")
+    return kinds
+
+
+def settle_unseen(manifest: Manifest, name: str, sentences: Sentences, kinds: Sequence[str]) -> list[str]:
+    """Treat labels that are not in the task's list as `on_unseen_label` says.
+
+    Args:
+        manifest: Declares the task.
+        name: The task.
+        sentences: Its splits; changed in place.
+        kinds: Its labels.
+
+    Returns:
+        What was dropped or set to O.
+
+    Raises:
+        DataError: The manifest wants an error; lists every unseen label with its first place and the line to paste.
+    """
+    spec = manifest.spec(name)
+    listed = set(kinds)
+    unseen: dict[Split, list[_Found]] = {
+        split: [found for found in _labels(them, spec) if found[0] not in listed] for split, them in sentences.items()
+    }
+    if spec.on_unseen_label == "error" and any(unseen.values()):
+        raise DataError(_unseen_problems(manifest, name, unseen, kinds))
+    notices: list[str] = []
+    for split, found in unseen.items():
+        hit = {id(sentence) for _, sentence, _ in found}
+        names = ", ".join(dict.fromkeys(kind for kind, _, _ in found))
+        if not hit:
+            continue
+        if spec.on_unseen_label == "drop_sentence":
+            sentences[split] = [it for it in sentences[split] if id(it) not in hit]
+            notices.append(f"{len(hit)} sentences of {split} dropped, they hold labels that are not listed: {names}.")
+        else:
+            sentences[split] = [_without_unseen(it, listed, spec) if id(it) in hit else it for it in sentences[split]]
+            notices.append(f"{len(found)} words of {split} set to O, their labels are not listed: {names}.")
+    return notices
+
+
+def _kind(tag: str, spec: TaskSpec) -> str | None:
+    """The label that a tag stands for: its entity type, None for O, or the tag itself where every word has one."""
+    if spec.metric == "accuracy":
+        return tag
+    return None if tag == "O" else split_tag(tag)[1]
+
+
+def _tags(sentence: Sentence) -> tuple[str, ...]:
+    assert sentence.tags is not None, f"{sentence.where}: a task's sentences have tags"
+    return sentence.tags
+
+
+def _labels(sentences: Sequence[Sentence], spec: TaskSpec) -> Iterator[_Found]:
+    """Yield the label of every word that has one, with its sentence and the word's number in it."""
+    for sentence in sentences:
+        for index, tag in enumerate(_tags(sentence)):
+            kind = _kind(tag, spec)
+            if kind is not None:
+                yield kind, sentence, index
+
+
+def _renamed(tag: str, spec: TaskSpec) -> str:
+    kind = _kind(tag, spec)
+    if kind not in spec.label_map:
+        return tag
+    new = spec.label_map[kind]
+    if spec.metric == "accuracy":
+        assert new is not None, "the schema refuses it"
+        return new
+    return "O" if new is None else f"{split_tag(tag)[0]}-{new}"
+
+
+def _without_unseen(sentence: Sentence, listed: set[str], spec: TaskSpec) -> Sentence:
+    tags = tuple(tag if (kind := _kind(tag, spec)) is None or kind in listed else "O" for tag in _tags(sentence))
+    return replace(sentence, tags=tags)
+
+
+def _unseen_problems(
+    manifest: Manifest, name: str, unseen: Mapping[Split, Sequence[_Found]], kinds: Sequence[str]
+) -> list[str]:
+    """One message for each label and split, then the line that would admit them all."""
+    spec = manifest.spec(name)
+    source = "train has" if spec.labels == "auto" else "the manifest lists"
+    problems: list[str] = []
+    for split, found in unseen.items():
+        counts = Counter(kind for kind, _, _ in found)
+        first = {kind: (sentence, index) for kind, sentence, index in reversed(found)}
+        for kind in list(counts)[:MAX_LISTED]:
+            sentence, index = first[kind]
+            problems.append(
+                f'{sentence.path}:{sentence.lines[index]}: label "{kind}" ({counts[kind]} words of {split}, first here)'
+                f" is not among the {len(kinds)} that {source}."
+            )
+        if len(counts) > MAX_LISTED:
+            problems.append(f"{name}: ... and {len(counts) - MAX_LISTED} more labels of {split}.")
+    new = dict.fromkeys(kind for found in unseen.values() for kind, _, _ in found)
+    every = ", ".join(_yaml_text(kind) for kind in (*kinds, *new))
+    where = manifest.locate("tasks", name, "labels")
+    problems.append(f"{where}: to keep them write labels: [{every}]; or use label_map, or set on_unseen_label.")
+    return problems
+
+
+def _yaml_text(label: str) -> str:
+    return label if label.replace("-", "").replace("_", "").isalpha() else f'"{label}"'

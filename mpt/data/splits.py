@@ -1,0 +1,86 @@
+"""Dev splits and few-shot samples that depend on the sentences' words alone.
+
+A sentence is chosen by a hash of its words, never by its place in a file or by a random generator's state. So a choice
+is the same on every machine and Python version, survives a re-ordered file, and a sample of 50 lies inside the sample
+of 100 with the same seed.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+from mpt.data.sentence import Sentence
+from mpt.errors import DataError
+
+
+def content_hash(words: Iterable[str], *salt: object) -> bytes:
+    """Return 16 bytes that name a sequence of words; another salt gives an independent name."""
+    content = json.dumps([list(words), *salt], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
+def sample_sentences(sentences: Sequence[Sentence], count: int, *, seed: int) -> list[Sentence]:
+    """Draw sentences without replacement, each equally likely over seeds, kept in their given order.
+
+    A sentence that occurs k times counts k times.
+
+    Raises:
+        DataError: There are fewer sentences than asked for.
+    """
+    if not 0 < count <= len(sentences):
+        raise DataError(f"asked for {count} sentences, there are {len(sentences)}. Ask for 1 to {len(sentences)}.")
+    seen: Counter[tuple[str, ...]] = Counter()
+    ranked: list[tuple[bytes, int]] = []
+    for index, sentence in enumerate(sentences):
+        seen[sentence.words] += 1
+        ranked.append((content_hash(sentence.words, "sample", seed, seen[sentence.words]), index))
+    return [sentences[index] for index in sorted(index for _, index in sorted(ranked)[:count])]
+
+
+def split_dev(
+    sentences: Sequence[Sentence], fraction: float, *, by_document: bool = False
+) -> tuple[list[Sentence], list[Sentence]]:
+    """Divide sentences into train and dev, keeping equal ones (or whole documents) on one side.
+
+    Groups are taken for dev in the order of their hash while that brings dev nearer to its share. Documents are few and
+    of uneven size, so their share is met only roughly.
+
+    Args:
+        sentences: All of them.
+        fraction: Share of the sentences that dev should get, in (0, 1).
+        by_document: Keep documents whole instead of equal sentences together.
+
+    Returns:
+        Train and dev, each in the given order, neither of them empty.
+
+    Raises:
+        DataError: There is one group only.
+    """
+    keys = _document_keys(sentences) if by_document else [content_hash(it.words, "dev") for it in sentences]
+    sizes = Counter(keys)
+    if len(sizes) < 2:
+        kind = "document" if by_document else "different sentence"
+        raise DataError(
+            f"{sentences[0].path}: holds one {kind}, so no dev split can be taken from it. Give a dev file."
+        )
+    target = fraction * len(sentences)
+    chosen: set[Hashable] = set()
+    taken = 0
+    for key in sorted(sizes):
+        if abs(taken + sizes[key] - target) < abs(taken - target) and len(chosen) < len(sizes) - 1:
+            chosen.add(key)
+            taken += sizes[key]
+    chosen = chosen or {min(sizes, key=lambda key: (sizes[key], key))}
+    train = [it for it, key in zip(sentences, keys, strict=True) if key not in chosen]
+    dev = [it for it, key in zip(sentences, keys, strict=True) if key in chosen]
+    return train, dev
+
+
+def _document_keys(sentences: Sequence[Sentence]) -> list[bytes]:
+    """Name each sentence's document by the words of the whole document."""
+    words: dict[tuple[str, int | None], list[str]] = {}
+    for sentence in sentences:
+        words.setdefault((sentence.path, sentence.document), []).extend(sentence.words)
+    names = {document: content_hash(content, "dev") for document, content in words.items()}
+    return [names[sentence.path, sentence.document] for sentence in sentences]

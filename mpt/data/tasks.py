@@ -1,0 +1,190 @@
+"""Tasks as training and evaluation see them: sentences by split and the list of tags to score.
+
+Loading a task reads its files, verifies their hashes, renames and checks labels, takes a dev split where one is
+declared to come out of train, and says what it did in notices.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mpt.data.files import find_files, merged, verify_digests
+from mpt.data.hub import read_hub
+from mpt.data.labels import Sentences, label_kinds, rename_labels, settle_unseen, tag_list
+from mpt.data.manifest import Manifest
+from mpt.data.readers import SourceFormat, read_sentences
+from mpt.data.schema import SPLITS, Metric, Split, TaskSpec
+from mpt.data.sentence import Sentence
+from mpt.data.splits import sample_sentences, split_dev
+from mpt.data.tags import Scheme
+from mpt.errors import DataError, MptError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One data set with one label set.
+
+    Attributes:
+        name: Its name in the manifest.
+        family: ner, slots, chunk, pos or tag.
+        scheme: Scheme of the tags in its files; `raw` where every word has a tag of its own.
+        metric: What it is scored by.
+        labels: The tags that its head scores. For spans O, then B- and I- of each type (BIO2), else the tags
+            themselves; in declared order, or in the order of first occurrence in train.
+        splits: Sentences of the splits that were asked for.
+        digests: SHA-256 of every file that was read, by path relative to root. Empty for data of the Hub, which the
+            manifest pins.
+        spec: The declaration.
+    """
+
+    name: str
+    family: str
+    scheme: Scheme
+    metric: Metric
+    labels: tuple[str, ...]
+    splits: Mapping[Split, tuple[Sentence, ...]]
+    digests: Mapping[str, str]
+    spec: TaskSpec
+
+
+def load_tasks(
+    manifest: Manifest, *, names: Sequence[str] | None = None, splits: Sequence[Split] = ("train", "dev")
+) -> tuple[list[Task], list[str]]:
+    """Load tasks of a manifest.
+
+    Args:
+        manifest: Declares them.
+        names: Which of them; None is all that are enabled.
+        splits: Which splits. A test split that a task does not declare is left out of that task.
+
+    Returns:
+        The tasks and what a user should know about them, both in the order of the manifest.
+
+    Raises:
+        MptError: With the problems of all tasks and all files.
+    """
+    errors: list[MptError] = []
+    tasks: list[Task] = []
+    notices: list[str] = []
+    for name in manifest.tasks if names is None else _in_order(manifest, names):
+        try:
+            task, said = load_task(manifest, name, splits=splits)
+        except MptError as error:
+            errors.append(error)
+        else:
+            tasks.append(task)
+            notices += said
+    if errors:
+        raise merged(errors)
+    return tasks, notices
+
+
+def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("train", "dev")) -> tuple[Task, list[str]]:
+    """Load one task; see `load_tasks`. Train is always read, since labels may come from it."""
+    spec = manifest.spec(name)
+    sentences, digests = _read(manifest, name, _to_read(spec, splits))
+    notices = _unmet_marks(sentences, spec)
+    notices += rename_labels(sentences, spec)
+    kinds = label_kinds(manifest, name, sentences["train"])
+    notices += settle_unseen(manifest, name, sentences, kinds)
+    notices += _take_dev(sentences, spec)
+    notices += _limit_train(sentences, spec)
+    empty = [split for split in splits if split in sentences and not sentences[split]]
+    if empty:
+        raise DataError(f"{manifest.locate('tasks', name)}: no sentence is left in {', '.join(empty)}.")
+    task = Task(
+        name=name,
+        family=spec.family,
+        scheme=spec.tag_scheme,
+        metric=spec.metric,
+        labels=tag_list(kinds, spec),
+        splits={split: tuple(sentences[split]) for split in SPLITS if split in splits and split in sentences},
+        digests=digests,
+        spec=spec,
+    )
+    return task, [f"{name}: {notice}" for notice in notices]
+
+
+def source_format(spec: TaskSpec) -> SourceFormat:
+    """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
+    columns = spec.columns
+    return SourceFormat(
+        format="jsonl" if spec.format == "hub" else spec.format,
+        scheme=spec.tag_scheme,
+        word_column=0 if columns is None or columns.word is None else columns.word,
+        tag_column=None if columns is None else columns.tag,
+        delimiter=spec.delimiter,
+        comment_prefix=spec.comment_prefix,
+        docstart=spec.docstart,
+        encoding=spec.encoding,
+        repair=spec.repair,
+        words_field=spec.fields.tokens,
+        tags_field=spec.fields.tags,
+        text_field=spec.fields.text,
+        spans_field=spec.fields.spans,
+        label_map=spec.label_map,
+    )
+
+
+def _in_order(manifest: Manifest, names: Sequence[str]) -> list[str]:
+    errors: list[MptError] = []
+    for name in names:
+        try:
+            manifest.spec(name)
+        except MptError as error:
+            errors.append(error)
+    if errors:
+        raise merged(errors)
+    return [name for name in manifest.tasks if name in names]
+
+
+def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
+    """Train, and those of the wanted splits that have a source of their own."""
+    source = spec.files or spec.hub
+    return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
+
+
+def _read(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[Sentences, dict[str, str]]:
+    spec = manifest.spec(name)
+    source = replace(source_format(spec), label_map={})  # renamed later, when it is known which names occur
+    if spec.hub is not None:
+        return {split: read_hub(spec.hub, split, source) for split in splits}, {}
+    files = find_files(manifest, name, splits)
+    digests = verify_digests(manifest, name, files)
+    sentences: Sentences = {split: [] for split in splits}
+    errors: list[MptError] = []
+    for split, found in files.items():
+        for path in found.values():
+            try:
+                sentences[split] += read_sentences(path, source)
+            except MptError as error:
+                errors.append(error)
+    if errors:
+        raise merged(errors)
+    return sentences, digests
+
+
+def _unmet_marks(sentences: Sentences, spec: TaskSpec) -> list[str]:
+    if spec.docstart is None:
+        return []
+    unmet = [split for split, them in sentences.items() if not any(sentence.document for sentence in them)]
+    return [f'docstart "{spec.docstart}" does not occur in {", ".join(unmet)}.'] if unmet else []
+
+
+def _take_dev(sentences: Sentences, spec: TaskSpec) -> list[str]:
+    if spec.dev_fraction is None:
+        return []
+    by_document = spec.dev_by == "document"
+    sentences["train"], sentences["dev"] = split_dev(sentences["train"], spec.dev_fraction, by_document=by_document)
+    dev, train = len(sentences["dev"]), len(sentences["train"])
+    share = dev / (dev + train)
+    return [f"dev is {dev} sentences ({share:.1%}) taken out of train by {spec.dev_by}; train keeps {train}."]
+
+
+def _limit_train(sentences: Sentences, spec: TaskSpec) -> list[str]:
+    count = len(sentences["train"])
+    if spec.max_examples is None:
+        return []
+    if spec.max_examples >= count:
+        return [f"max_examples {spec.max_examples} leaves train as it is: it has {count} sentences."]
+    sentences["train"] = sample_sentences(sentences["train"], spec.max_examples, seed=0)
+    return [f"train is a sample of {spec.max_examples} of {count} sentences (max_examples)."]
