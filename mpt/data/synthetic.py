@@ -20,7 +20,7 @@ SPLITS = ("train", "dev", "test")
 SHARES = {"train": (0.0, 0.6), "dev": (0.6, 0.75), "test": (0.75, 1.0)}
 """Which part of each list of open-class words a split draws from."""
 
-README = """Synthetic data, written by mpt. People, companies, products and drugs are invented; no sentence was observed.
+README = """Synthetic data written by mpt. People, companies, products and drugs are invented; no sentence was observed.
 It shows how mpt works and says nothing about how well it works on text that people wrote.
 
 mixture.yaml  travel, newsdesk and clinic: tasks to pretrain prompts on
@@ -72,13 +72,15 @@ def write_synthetic(folder: Path, *, sentences: int = 400, seed: int = 0) -> Pat
     _check_folder(folder)
     if sentences < 1:
         raise DataError(f"sentences is {sentences}, expected 1 or more train sentences a task.")
-    for task in FRAMES:
-        for split, rows in _task(task, sentences, seed).items():
-            _write(folder / task / f"{split}.tsv", "\n".join("".join(f"{w}\t{t}\n" for w, t in row) for row in rows))
+    drawn = {task: _task(task, sentences, seed) for task in FRAMES}
+    # First, so that a run that is killed here leaves a folder that the next run recognises as ours.
+    _write(folder / "README.txt", README)
+    for task, splits in drawn.items():
+        for split, rows in splits.items():
+            _write(folder / task / f"{split}.tsv", "\n".join(map(_columns, rows)))
     for name, tasks in {"mixture": [task for task in FRAMES if task != TARGET], "target": [TARGET]}.items():
         text = MANIFEST.format(name=name, tasks="\n".join(TASK.format(task=task) for task in tasks))
         _write(folder / f"{name}.yaml", text)
-    _write(folder / "README.txt", README)
     return folder
 
 
@@ -91,6 +93,10 @@ def _check_folder(folder: Path) -> None:
     readme = folder / "README.txt"
     if found - ours or (found and not (readme.is_file() and readme.read_bytes() == README.encode())):
         raise DataError(f"{folder} holds other files: {', '.join(sorted(found)[:5])}. Name an empty or a new folder.")
+
+
+def _columns(rows: Sequence[Row]) -> str:
+    return "".join(f"{word}\t{tag}\n" for word, tag in rows)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from mpt.data.schema import Metric
 from mpt.errors import MptError
-from mpt.evaluation.metrics import Metric, Tags, all_spans, check_lengths
+from mpt.evaluation.metrics import Tags, all_spans, check_lengths
 
 DRAWN_AT_A_TIME = 4_000_000
 """Sentences drawn into memory at a time, 16 bytes each. No result depends on it."""

@@ -12,13 +12,14 @@ the whole task is 1.0 by definition; `empty` says so.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
+from mpt.data.schema import Metric
 from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
 
-Metric: TypeAlias = Literal["span_f1", "accuracy"]
+
 Tags: TypeAlias = Sequence[Sequence[str]]
 Confusion: TypeAlias = Mapping[str, Mapping[str, int]]
 
