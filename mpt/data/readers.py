@@ -20,6 +20,15 @@ __all__ = ["SourceFormat", "read_sentences"]
 
 _log = logging.getLogger(__name__)
 
+
+def _read_plain(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+    """Yield a sentence for each line that is not blank."""
+    for number, line in enumerate(split_lines(text), 1):
+        sentence = tag_words(line, None, number, problems) if line.strip() else None
+        if sentence is not None:
+            yield sentence
+
+
 _READERS = {
     "conll": read_columns,
     "conllu": read_columns,
@@ -27,8 +36,8 @@ _READERS = {
     "jsonl_spans": read_jsonl_spans,
     "snips": read_snips,
     "rasa": read_rasa,
+    "text": _read_plain,
 }
-_SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")
 
 
 def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
@@ -48,33 +57,39 @@ def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
             `file:line`, the first 20 in words.
     """
     problems = Problems(path)
-    text = read_text(path, source.encoding)
-    raw = list(_read_plain(text, problems) if source.format == "text" else _reader(source)(text, source, problems))
-    scheme: Scheme = "iob2" if source.format in _SPAN_FORMATS else source.scheme
-    _check_words(raw, problems)
-    _check_gold(raw, scheme, source, problems)
+    raw = _read(path, source, problems)
+    _check_gold(raw, source, problems)
     problems.raise_any()
-    if not raw:
-        raise DataError(f"{path}: no sentence in this file")
     if cuts := sum(sentence.cuts for sentence in raw):
-        _log.info("%s: %d words cut in two, because an entity begins or ends inside them", path, cuts)
-    return [_finish(sentence, scheme, source, str(path)) for sentence in raw]
+        _log.info("%s: words cut in two where an entity begins or ends inside them: %d", path, cuts)
+    return [_finish(sentence, source, str(path)) for sentence in raw]
+
+
+def read_untagged(path: Path, source: SourceFormat) -> list[RawSentence]:
+    """Read the sentences of a file with their running text and without their tags.
+
+    Raises:
+        DataError: As `read_sentences`.
+    """
+    problems = Problems(path)
+    raw = _read(path, source.without_tags(), problems)
+    problems.raise_any()
+    return raw
+
+
+def _read(path: Path, source: SourceFormat, problems: Problems) -> list[RawSentence]:
+    raw = list(_reader(source)(read_text(path, source.encoding), source, problems))
+    if not raw and not problems:
+        problems.add(0, "no sentence in this file")
+    _check_words(raw, problems)
+    return raw
 
 
 def _reader(source: SourceFormat) -> Callable[[str, SourceFormat, Problems], Iterator[RawSentence]]:
     if source.format not in _READERS:
-        known = ", ".join((*_READERS, "text"))
-        near = did_you_mean(source.format, (*_READERS, "text"))
+        known, near = ", ".join(_READERS), did_you_mean(source.format, _READERS)
         raise DataError(f'format "{source.format}" is not one of {known}.{near}')
     return _READERS[source.format]
-
-
-def _read_plain(text: str, problems: Problems) -> Iterator[RawSentence]:
-    """Yield a sentence for each line that is not blank."""
-    for number, line in enumerate(split_lines(text), 1):
-        sentence = tag_words(line, None, number, problems) if line.strip() else None
-        if sentence is not None:
-            yield sentence
 
 
 def _check_words(raw: list[RawSentence], problems: Problems) -> None:
@@ -87,7 +102,8 @@ def _check_words(raw: list[RawSentence], problems: Problems) -> None:
                 problems.add(line, f"{word!r} holds half of a surrogate pair, which is no character")
 
 
-def _check_gold(raw: list[RawSentence], scheme: Scheme, source: SourceFormat, problems: Problems) -> None:
+def _check_gold(raw: list[RawSentence], source: SourceFormat, problems: Problems) -> None:
+    scheme = source.tag_scheme
     check = check_tags if source.repair == "error" or scheme == "raw" else undeclared_tags
     tagged = [(sentence, sentence.tags) for sentence in raw if sentence.tags is not None]
     found = [(sentence.lines[index], problem) for sentence, tags in tagged for index, problem in check(tags, scheme)]
@@ -103,8 +119,8 @@ def _check_gold(raw: list[RawSentence], scheme: Scheme, source: SourceFormat, pr
         problems.add(line, problem + hint)
 
 
-def _finish(sentence: RawSentence, scheme: Scheme, source: SourceFormat, path: str) -> Sentence:
-    tags = sentence.tags
+def _finish(sentence: RawSentence, source: SourceFormat, path: str) -> Sentence:
+    tags, scheme = sentence.tags, source.tag_scheme
     if tags is not None:
         tags = to_bio(tags, scheme, "begin" if source.repair == "error" else source.repair)  # was checked already
         tags = tuple(_renamed(tag, scheme, source) for tag in tags) if source.label_map else tags

@@ -15,6 +15,9 @@ from mpt.errors import DataError, did_you_mean
 
 Format = Literal["conll", "conllu", "jsonl", "jsonl_spans", "snips", "rasa", "text"]
 
+SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")
+"""Formats that mark entities by character spans and have no tags."""
+
 MAX_FILE_BYTES = 1 << 30
 """A file is read in one piece; a larger one is most likely not a labelled data set."""
 
@@ -40,7 +43,7 @@ class SourceFormat:
         comment_prefix: Lines of conll that begin with it are no words. None: no line is a comment.
         docstart: Lines of conll that begin with this word mark a document; they are no words either.
         encoding: A codec of Python, or `utf-8-surrogatepass` for UTF-8 with surrogate pairs in it (CESU-8), which are
-            joined into the characters that they stand for. A byte order mark is removed.
+            joined into the characters that they stand for. A byte order mark is ignored.
         repair: What to do with ill-formed tags, see `mpt.data.tags.to_bio`.
         words_field: Field of the words in jsonl.
         tags_field: Field of the tags in jsonl. None: the file carries no tags.
@@ -65,6 +68,11 @@ class SourceFormat:
     spans_field: str | None = "spans"
     label_map: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def tag_scheme(self) -> Scheme:
+        """Scheme of the tags that a reader of this format yields; character spans become BIO2 right away."""
+        return "iob2" if self.format in SPAN_FORMATS else self.scheme
+
     def without_tags(self) -> "SourceFormat":
         """Return the layout of the same file, its tags left unread, for prediction."""
         return replace(self, tag_column=None, tags_field=None, spans_field=None)
@@ -78,6 +86,7 @@ class RawSentence:
         words: The words.
         tags: One tag a word, or None.
         lines: Line of each word, counted from 1.
+        text: The running text that the words were cut from; None where the file has words.
         document: Number of document marks seen before it; None where the source declares none.
         cuts: Words that were cut in two because a character span begins or ends inside them.
     """
@@ -85,6 +94,7 @@ class RawSentence:
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
     lines: tuple[int, ...]
+    text: str | None = None
     document: int | None = None
     cuts: int = 0
 
@@ -96,6 +106,9 @@ class Problems:
         self.path = path
         self._found: list[tuple[int, str]] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def add(self, line: int, problem: str, *, column: int | None = None) -> None:
         """Note a problem at a line (0 for the whole file) and, where it helps, a column, both counted from 1."""
         place = "" if line == 0 else f":{line}" if column is None else f":{line}:{column}"
@@ -103,7 +116,7 @@ class Problems:
 
     def raise_any(self) -> None:
         """Raise what was collected; do nothing when that is nothing."""
-        if self._found:
+        if self:
             raise self.error()
 
     def error(self) -> DataError:
@@ -131,9 +144,12 @@ def read_text(path: Path, encoding: str) -> str:
     if not text.strip():
         problems.add(0, "the file is empty; a data file holds at least one sentence")
     problems.raise_any()
-    if encoding == "utf-8-surrogatepass":
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-    return text
+    return join_surrogates(text) if encoding == "utf-8-surrogatepass" else text
+
+
+def join_surrogates(text: str) -> str:
+    """Join pairs of surrogates into the characters that they stand for; a half without its other stays."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -91,6 +91,7 @@ def tag_words(text: str, entities: Sequence[CharSpan] | None, line: int, problem
         words=tuple(text[start:end] for start, end in words),
         tags=None if entities is None else _bio(text, words, entities),
         lines=(line,) * len(words),
+        text=text,
         cuts=sum(any(start < border < end for border in borders) for start, end in plain),
     )
 
