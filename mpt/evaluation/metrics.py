@@ -19,7 +19,6 @@ from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
 
-
 Tags: TypeAlias = Sequence[Sequence[str]]
 Confusion: TypeAlias = Mapping[str, Mapping[str, int]]
 

@@ -1,0 +1,227 @@
+"""One evaluation as JSON, as Markdown and in the terminal, all three from the same rows.
+
+JSON holds everything, figures in [0, 1], digests whole. The tables show percent, and `n/a` where there is nothing to
+divide by. Rows follow the order of tasks and labels, so equal results give equal bytes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpt.errors import printable
+from mpt.evaluation.metrics import Counts, Score, SpanScore
+
+MAX_CONFUSIONS = 10
+"""Rows of a task's table of confusions; JSON has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReport:
+    """The score of one task and what it was measured on.
+
+    Attributes:
+        task: Its name.
+        split: The split that was scored.
+        score: The figures.
+        windows: How many inputs the model read. More than the sentences where long ones were cut.
+        unseen_words: Words that no window held, which are scored all the same. Anything but 0 is a fault.
+        digests: SHA-256 of the data files in hex, by path.
+    """
+
+    task: str
+    split: str
+    score: Score
+    windows: int
+    unseen_words: int
+    digests: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything in JSON types."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            **self.score.to_json(),
+            "windows": self.windows,
+            "unseen_words": self.unseen_words,
+            "files": dict(sorted(self.digests.items())),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One evaluation of one model.
+
+    Attributes:
+        about: What was evaluated, such as checkpoint and backbone, in the order to be shown.
+        tasks: At least one.
+    """
+
+    about: Mapping[str, str]
+    tasks: tuple[TaskReport, ...]
+
+    def __post_init__(self) -> None:
+        assert self.tasks, "a report needs a task"
+        assert len({(task.task, task.split) for task in self.tasks}) == len(self.tasks), "a task is reported twice"
+
+    @property
+    def mean(self) -> float:
+        """The mean of the tasks' primary figures, every task counting the same."""
+        return sum(task.score.primary for task in self.tasks) / len(self.tasks)
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything in JSON types."""
+        return {"about": dict(self.about), "mean": self.mean, "tasks": [task.to_json() for task in self.tasks]}
+
+    def to_markdown(self) -> str:
+        """Return the tables in GitHub's Markdown."""
+        lines = ["# Evaluation", "", *(f"- {_escaped(key)}: {_escaped(text)}" for key, text in self.about.items()), ""]
+        for grid in _grids(self):
+            lines += [
+                f"## {_escaped(grid.title)}",
+                "",
+                *_markdown(grid),
+                "",
+                *(f"{_escaped(note)}\n" for note in grid.notes),
+            ]
+        return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show the tables in 80 columns, where names are long in more; plain lines in a pipe."""
+    for key, text in report.about.items():
+        console.print(Text(f"{printable(key)}: {printable(text)}"), soft_wrap=True)
+    for grid in _grids(report):
+        console.print()
+        console.print(Text(printable(grid.title), style="bold"), soft_wrap=True)
+        console.print(_table(grid))
+        for note in grid.notes:
+            console.print(Text(note), soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grid:
+    """A titled table: the first `names` columns are text, the others figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+    notes: Sequence[str] = ()
+
+
+def _grids(report: Report) -> Iterator[_Grid]:
+    yield _summary(report)
+    for task in report.tasks:
+        yield _rows_by_label(task)
+        if confusions := _confusions(task.score):
+            title = f"{task.task}: most frequent confusions"
+            yield _Grid(title=title, columns=("gold", "predicted", "count"), rows=confusions, names=2)
+    if any(isinstance(task.score, SpanScore) for task in report.tasks):
+        yield _errors(report)
+    yield _data(report)
+    files = [(path, digest) for task in report.tasks for path, digest in sorted(task.digests.items())]
+    if files:
+        yield _Grid(title="Files", columns=("file", "sha256, first 16 digits"), rows=_shortened(files), names=2)
+
+
+def _summary(report: Report) -> _Grid:
+    rows, notes = [], ["Score: micro F1 over spans (span_f1) or correct words (accuracy), in percent."]
+    for task in report.tasks:
+        score = task.score
+        total = score.total if isinstance(score, SpanScore) else None
+        macro = f"{_percent(score.macro_f1)} ({score.macro_types})"
+        headline = _percent(score.primary) + ("*" if score.empty else "")
+        precision, recall = (_percent(total.precision), _percent(total.recall)) if total else ("", "")
+        rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
+    if len(report.tasks) > 1:
+        rows.append((f"mean of {len(report.tasks)} tasks", "", _percent(report.mean), "", "", "", ""))
+    notes.append("Macro F1: mean over the labels that occur in gold, their number in brackets.")
+    if any(task.score.empty for task in report.tasks):
+        notes.append("* Neither gold nor predictions hold anything: 100 by definition.")
+    columns = ("task", "metric", "score", "precision", "recall", "macro F1", "gold")
+    return _Grid(title="Scores", columns=columns, rows=rows, names=2, notes=notes)
+
+
+def _rows_by_label(task: TaskReport) -> _Grid:
+    columns = ("label", "precision", "recall", "F1", "gold", "predicted", "right")
+    rows = [
+        (name, _percent(row.precision), _percent(row.recall), _percent(row.f1), *_numbers(row))
+        for name, row in _by_label(task.score).items()
+    ]
+    return _Grid(title=f"{task.task}: {task.split} by label", columns=columns, rows=rows)
+
+
+def _errors(report: Report) -> _Grid:
+    rows = [
+        (task.task, str(task.score.total.tp), *map(str, task.score.errors.to_json().values()))
+        for task in report.tasks
+        if isinstance(task.score, SpanScore)
+    ]
+    notes = [
+        "type: right borders, wrong type. boundary: right type, wrong borders. both: an overlap, both wrong.",
+        "missed: gold without a prediction. spurious: a prediction without gold.",
+    ]
+    columns = ("task", "right", "type", "boundary", "both", "missed", "spurious")
+    return _Grid(title="Spans, right and wrong", columns=columns, rows=rows, notes=notes)
+
+
+def _data(report: Report) -> _Grid:
+    rows = [
+        (task.task, task.split, *map(str, (task.score.sentences, task.score.words, task.windows, task.unseen_words)))
+        for task in report.tasks
+    ]
+    unseen = sum(task.unseen_words for task in report.tasks)
+    columns = ("task", "split", "sentences", "words", "windows", "words not seen")
+    notes = [f"Words not seen by the model: {unseen}. Every word of the split is scored."]
+    return _Grid(title="Data", columns=columns, rows=rows, names=2, notes=notes)
+
+
+def _confusions(score: Score) -> list[tuple[str, str, str]]:
+    """Return the most frequent wrong pairs, ties in label order."""
+    pairs = [(gold, name, n) for gold, row in score.confusion.items() for name, n in row.items() if gold != name]
+    pairs.sort(key=lambda pair: -pair[2])
+    return [(gold, name, str(n)) for gold, name, n in pairs[:MAX_CONFUSIONS]]
+
+
+def _shortened(files: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(path, digest[:16]) for path, digest in dict(files).items()]
+
+
+def _by_label(score: Score) -> Mapping[str, Counts]:
+    return score.types if isinstance(score, SpanScore) else score.tags
+
+
+def _support(score: Score) -> int:
+    return score.total.support if isinstance(score, SpanScore) else score.words
+
+
+def _numbers(row: Counts) -> tuple[str, str, str]:
+    return str(row.support), str(row.tp + row.fp), str(row.tp)
+
+
+def _percent(figure: float | None) -> str:
+    return "n/a" if figure is None else f"{100 * figure:.2f}"
+
+
+def _escaped(text: str) -> str:
+    """Make text safe for one Markdown cell."""
+    return "".join(f"\\{char}" if char in r"\`*_{}[]<>#|" else char for char in printable(text.replace("\n", " ")))
+
+
+def _markdown(grid: _Grid) -> list[str]:
+    rules = ["---" if index < grid.names else "---:" for index in range(len(grid.columns))]
+    cells = [grid.columns, rules, *([_escaped(cell) for cell in row] for row in grid.rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _table(grid: _Grid) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for index, column in enumerate(grid.columns):
+        name = index < grid.names
+        table.add_column(column, justify="left" if name else "right", overflow="fold", no_wrap=not name)
+    for row in grid.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
