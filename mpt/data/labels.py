@@ -83,10 +83,10 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Sentences, kinds: Se
             continue
         if spec.on_unseen_label == "drop_sentence":
             sentences[split] = [it for it in sentences[split] if id(it) not in hit]
-            notices.append(f"{len(hit)} sentences of {split} dropped, they hold labels that are not listed: {names}.")
+            notices.append(f"{len(hit):,} sentences of {split} dropped, they hold labels that are not listed: {names}.")
         else:
             sentences[split] = [_without_unseen(it, listed, spec) if id(it) in hit else it for it in sentences[split]]
-            notices.append(f"{len(found)} words of {split} set to O, their labels are not listed: {names}.")
+            notices.append(f"{len(found):,} words of {split} set to O, their labels are not listed: {names}.")
     return notices
 
 

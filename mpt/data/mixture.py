@@ -103,9 +103,9 @@ def _filled(weights: Mapping[str, float], caps: Mapping[str, float]) -> dict[str
 def _out_of_reach(
     sizes: Mapping[str, int], limits: Mapping[str, float | None], caps: Mapping[str, float], total: float
 ) -> str:
-    most = ", ".join(f"{name} {caps[name] * total:.0f} ({limits[name]:g} epochs of {sizes[name]})" for name in sizes)
+    most = ", ".join(f"{name} {caps[name] * total:,.0f} = {limits[name]:g} epochs of {sizes[name]:,}" for name in sizes)
     reachable = sum(caps.values()) * total
     return (
-        f"{total:.0f} words cannot be drawn: the repetition limits allow {reachable:.0f} ({most}). "
-        "Train for fewer steps, or raise mixture.max_epochs_per_task or a task's max_epochs."
+        f"a run of {total:,.0f} words cannot be filled: the repetition limits allow {reachable:,.0f} ({most}). "
+        "Draw less (fewer steps or passes), or raise mixture.max_epochs_per_task or a task's max_epochs."
     )

@@ -20,6 +20,12 @@ def content_hash(words: Iterable[str], *salt: object) -> bytes:
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
+def comparable(words: Iterable[str]) -> tuple[str, ...]:
+    """Return what two sentences are compared by: their words in lower case, less those without a letter or digit."""
+    lowered = [word.lower() for word in words]
+    return tuple(word for word in lowered if any(map(str.isalnum, word))) or tuple(lowered)
+
+
 def sample_sentences(sentences: Sequence[Sentence], count: int, *, seed: int) -> list[Sentence]:
     """Draw sentences without replacement, each equally likely over seeds, kept in their given order.
 
@@ -41,7 +47,7 @@ def sample_sentences(sentences: Sequence[Sentence], count: int, *, seed: int) ->
 def split_dev(
     sentences: Sequence[Sentence], fraction: float, *, by_document: bool = False
 ) -> tuple[list[Sentence], list[Sentence]]:
-    """Divide sentences into train and dev, keeping equal ones (or whole documents) on one side.
+    """Divide sentences into train and dev, keeping comparable ones (or whole documents) on one side.
 
     Groups are taken for dev in the order of their hash while that brings dev nearer to its share. Documents are few and
     of uneven size, so their share is met only roughly.
@@ -49,7 +55,7 @@ def split_dev(
     Args:
         sentences: All of them.
         fraction: Share of the sentences that dev should get, in (0, 1).
-        by_document: Keep documents whole instead of equal sentences together.
+        by_document: Keep documents whole, instead of sentences that differ in case and punctuation only.
 
     Returns:
         Train and dev, each in the given order, neither of them empty.
@@ -57,7 +63,7 @@ def split_dev(
     Raises:
         DataError: There is one group only.
     """
-    keys = _document_keys(sentences) if by_document else [content_hash(it.words, "dev") for it in sentences]
+    keys = _document_keys(sentences) if by_document else [content_hash(comparable(it.words), "dev") for it in sentences]
     sizes = Counter(keys)
     if len(sizes) < 2:
         kind = "document" if by_document else "different sentence"

@@ -177,7 +177,7 @@ def _take_dev(sentences: Sentences, spec: TaskSpec) -> list[str]:
     sentences["train"], sentences["dev"] = split_dev(sentences["train"], spec.dev_fraction, by_document=by_document)
     dev, train = len(sentences["dev"]), len(sentences["train"])
     share = dev / (dev + train)
-    return [f"dev is {dev} sentences ({share:.1%}) taken out of train by {spec.dev_by}; train keeps {train}."]
+    return [f"dev is {dev:,} sentences ({share:.1%}) taken out of train by {spec.dev_by}; train keeps {train:,}."]
 
 
 def _limit_train(sentences: Sentences, spec: TaskSpec) -> list[str]:
@@ -185,6 +185,6 @@ def _limit_train(sentences: Sentences, spec: TaskSpec) -> list[str]:
     if spec.max_examples is None:
         return []
     if spec.max_examples >= count:
-        return [f"max_examples {spec.max_examples} leaves train as it is: it has {count} sentences."]
+        return [f"max_examples {spec.max_examples} leaves train as it is: it has {count:,} sentences."]
     sentences["train"] = sample_sentences(sentences["train"], spec.max_examples, seed=0)
-    return [f"train is a sample of {spec.max_examples} of {count} sentences (max_examples)."]
+    return [f"train is a sample of {spec.max_examples:,} of {count:,} sentences (max_examples)."]

@@ -1,0 +1,115 @@
+"""Sentences that occur where they should not: in train and in what a model is judged by, or many times over."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mpt.data.schema import Split
+from mpt.data.sentence import Sentence
+from mpt.data.splits import comparable
+from mpt.data.tasks import Task
+
+MIN_WORDS = 5  # shorter sentences ("Thank you very much") are equal by chance
+
+_Key = tuple[str, ...]
+_Index = dict[_Key, Sentence]
+
+
+class _Part(NamedTuple):
+    """A split of a task."""
+
+    task: str
+    split: Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Sentences of one split that occur in another one, too.
+
+    Attributes:
+        task: Task of the sentences that are counted.
+        split: Their split.
+        other_task: Task that holds them, too.
+        other_split: Its split. The same task and split: repetitions within it.
+        count: How many sentences of `split` are concerned.
+        of: How many it has.
+        first: `file:line` of the first of them.
+        other_first: `file:line` of its counterpart.
+    """
+
+    task: str
+    split: Split
+    other_task: str
+    other_split: Split
+    count: int
+    of: int
+    first: str
+    other_first: str
+
+
+def find_overlaps(tasks: Sequence[Task]) -> list[Overlap]:
+    """Compare every dev and test split with every train split, and dev with test and train with itself in each task.
+
+    Case and words without a letter or digit are passed over; sentences of fewer than `MIN_WORDS` others are not
+    compared.
+
+    Returns:
+        Overlaps that exist: first those of dev and test with train of the same task, then with train of other tasks,
+        then between dev and test, then repetitions within train.
+    """
+    splits = {_Part(task.name, split): sentences for task in tasks for split, sentences in task.splits.items()}
+    indices = {part: _index(sentences) for part, sentences in splits.items()}
+    found = (_compare(splits, indices, *pair) for pair in _pairs([task.name for task in tasks]))
+    return [overlap for overlap in found if overlap is not None]
+
+
+def _compare(
+    splits: Mapping[_Part, Sequence[Sentence]], indices: Mapping[_Part, _Index], part: _Part, other: _Part
+) -> Overlap | None:
+    if part not in splits or other not in splits:
+        return None
+    pairs = [(it, indices[other].get(_key(it))) for it in splits[part]]
+    shared = [(it, hit) for it, hit in pairs if hit is not None and hit is not it]
+    if not shared:
+        return None
+    return Overlap(
+        task=part.task,
+        split=part.split,
+        other_task=other.task,
+        other_split=other.split,
+        count=len(shared),
+        of=len(splits[part]),
+        first=shared[0][0].where,
+        other_first=shared[0][1].where,
+    )
+
+
+def _pairs(names: Sequence[str]) -> Iterator[tuple[_Part, _Part]]:
+    """Which split is looked for in which, the gravest first."""
+    judged: tuple[Split, ...] = ("dev", "test")
+    for name in names:
+        for split in judged:
+            yield _Part(name, split), _Part(name, "train")
+    for name in names:
+        for split in judged:
+            yield from ((_Part(name, split), _Part(other, "train")) for other in names if other != name)
+    for name in names:
+        yield _Part(name, "test"), _Part(name, "dev")
+    for name in names:
+        yield _Part(name, "train"), _Part(name, "train")
+
+
+def _index(sentences: Sequence[Sentence]) -> _Index:
+    """First sentence of each content."""
+    index: _Index = {}
+    for sentence in sentences:
+        key = _key(sentence)
+        if key:
+            index.setdefault(key, sentence)
+    return index
+
+
+def _key(sentence: Sentence) -> _Key:
+    """What two sentences are compared by; empty when they are too short to compare."""
+    words = comparable(sentence.words)
+    return words if len(words) >= MIN_WORDS else ()

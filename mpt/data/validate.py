@@ -1,0 +1,245 @@
+"""`mpt validate`: read all that a manifest declares, and say what a run over it would be."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.mixture import mixing_rates, repetition_limits
+from mpt.data.overlaps import MIN_WORDS, Overlap, find_overlaps
+from mpt.data.schema import SPLITS, Split
+from mpt.data.sentence import Sentence
+from mpt.data.tasks import Task, load_tasks
+from mpt.errors import MptError, printable
+
+LONG_WORDS = 400  # a sentence above is certain not to fit the 512 positions of most encoders in one window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReport:
+    """One line of the mixture table.
+
+    Attributes:
+        name: The task.
+        family: Its family.
+        metric: What it is scored by.
+        sentences: Sentences of each split that it has.
+        words: Words of each split.
+        labels: Entity types, or tags where every word has one.
+        rate: Share of the micro-batches.
+        epochs: How often the run draws each sentence of train.
+        limit: Epochs that it is held at; None when no limit takes effect.
+        long_sentences: Sentences of more than `LONG_WORDS` words, over all splits.
+        longest: `file:line` of the longest sentence.
+        longest_words: Its length in words.
+        license: As declared.
+    """
+
+    name: str
+    family: str
+    metric: str
+    sentences: Mapping[Split, int]
+    words: Mapping[Split, int]
+    labels: int
+    rate: float
+    epochs: float
+    limit: float | None
+    long_sentences: int
+    longest: str
+    longest_words: int
+    license: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a manifest holds.
+
+    Attributes:
+        path: The manifest.
+        root: Its data folder; the files named below are relative to it.
+        name: Its name.
+        digest: SHA-256 of what it resolves to.
+        passes: Words drawn by the run that the table assumes, as a multiple of all words of all train splits.
+        total_words: Words drawn by that run.
+        tasks: One entry a task.
+        overlaps: Sentences that occur in several places.
+        notices: What loading the tasks did, and what deserves a look.
+    """
+
+    path: str
+    root: str
+    name: str
+    digest: str
+    passes: float
+    total_words: int
+    tasks: Sequence[TaskReport]
+    overlaps: Sequence[Overlap]
+    notices: Sequence[str]
+
+
+def run_validate(path: Path, passes: float, console: Console, *, as_json: bool = False) -> int:
+    """Validate a manifest and print the report, or every problem to stderr.
+
+    Returns:
+        Exit status: 0, or 2 when the manifest or its data are wrong.
+    """
+    try:
+        report = validate(load_manifest(path), passes=passes)
+    except MptError as error:
+        count = len(error.problems)
+        print(error, file=sys.stderr)
+        print(f"{printable(str(path))}: {count} problem{'s' if count > 1 else ''}", file=sys.stderr)
+        return 2
+    if as_json:
+        console.file.write(json.dumps(asdict(report), indent=2) + "\n")
+    else:
+        console.print(render(report, width=console.width if console.is_terminal else None), soft_wrap=True)
+    return 0
+
+
+def validate(manifest: Manifest, *, passes: float = 10.0) -> Report:
+    """Read every split of every enabled task and describe the mixture.
+
+    Args:
+        manifest: What to read.
+        passes: Length of the assumed run: its words as a multiple of all words of all train splits.
+
+    Raises:
+        MptError: With the problems of all tasks and all files.
+    """
+    tasks, notices = load_tasks(manifest, splits=SPLITS)
+    sizes = {task.name: _words(task.splits["train"]) for task in tasks}
+    own_limits = {task.name: task.spec.max_epochs for task in tasks}
+    weights = {task.name: task.spec.rate for task in tasks if task.spec.rate is not None}
+    total = passes * sum(sizes.values())
+    rates = mixing_rates(manifest.mixture, sizes, total=total, max_epochs=own_limits, rates=weights)
+    wanted = mixing_rates(manifest.mixture, sizes, rates=weights)
+    short = partial(_below, manifest.root)
+    limits = repetition_limits(manifest.mixture, own_limits)
+    held = {name: limits[name] if rates[name] < wanted[name] * (1 - 1e-6) else None for name in sizes}
+    rows = [
+        _row(manifest.root, task, rate=rates[name], epochs=rates[name] * total / sizes[name], limit=held[name])
+        for name, task in zip(sizes, tasks, strict=True)
+    ]
+    return Report(
+        path=str(manifest.path),
+        root=str(manifest.root),
+        name=manifest.name,
+        digest=manifest.digest,
+        passes=passes,
+        total_words=round(total),
+        tasks=rows,
+        overlaps=[replace(it, first=short(it.first), other_first=short(it.other_first)) for it in find_overlaps(tasks)],
+        notices=[*notices, *_observations(manifest, rows)],
+    )
+
+
+def render(report: Report, *, width: int | None = None) -> RenderableType:
+    """Return the report for a terminal of some width, or with whole lines for a pipe (None)."""
+    heading = f"{report.name} ({report.path}), digest {report.digest[:12]}"
+    assumed = (
+        f"share: of the micro-batches. epochs: how often a run over {report.total_words:,} words ({report.passes:g} "
+        f"passes over all train splits) sees each training sentence."
+    )
+    parts: list[RenderableType] = [Text(heading, style="bold"), _table(report.tasks), *_lines([assumed], width, "")]
+    if any(row.limit is not None for row in report.tasks):
+        parts.append(Text("*: held at its repetition limit; the other tasks share what that frees."))
+    title = f"Sentences in several places (compared without case and punctuation, from {MIN_WORDS} words)"
+    overlaps = [_overlap_line(overlap) for overlap in report.overlaps]
+    for heading, lines in (("Notices", report.notices), (title, overlaps), ("Licences", _licences(report.tasks))):
+        if lines:
+            parts += [Text(), Text(heading, style="bold"), *_lines(lines, width, "  ")]
+    return Group(*parts)
+
+
+def _row(root: Path, task: Task, *, rate: float, epochs: float, limit: float | None) -> TaskReport:
+    sentences = [sentence for split in task.splits.values() for sentence in split]
+    longest = max(sentences, key=lambda sentence: len(sentence.words))
+    return TaskReport(
+        name=task.name,
+        family=task.family,
+        metric=task.metric,
+        sentences={split: len(task.splits[split]) for split in task.splits},
+        words={split: _words(task.splits[split]) for split in task.splits},
+        labels=len(task.labels) if task.metric == "accuracy" else len(task.labels) // 2,
+        rate=rate,
+        epochs=epochs,
+        limit=limit,
+        long_sentences=sum(len(sentence.words) > LONG_WORDS for sentence in sentences),
+        longest=_below(root, longest.where),
+        longest_words=len(longest.words),
+        license=task.spec.license,
+    )
+
+
+def _below(root: Path, where: str) -> str:
+    """Shorten `file:line` to the path below root."""
+    return where.removeprefix(f"{root}/")
+
+
+def _words(sentences: Sequence[Sentence]) -> int:
+    return sum(len(sentence.words) for sentence in sentences)
+
+
+def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
+    found = [f"{name}: disabled, not read." for name in manifest.disabled]
+    for row in rows:
+        if "test" not in row.sentences:
+            found.append(f"{row.name}: has no test split.")
+        if row.long_sentences:
+            found.append(
+                f"{row.name}: {row.long_sentences} sentences of more than {LONG_WORDS} words, the longest has "
+                f"{row.longest_words} ({row.longest}). Windows cut them at words; nothing is lost."
+            )
+    families = list(dict.fromkeys(row.family for row in rows))
+    if len(families) > 1:
+        found.append(f"families {', '.join(families)} are mixed; MPT-2 as published stays inside one family.")
+    return found
+
+
+def _table(rows: Sequence[TaskReport]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for column in (*SPLITS, "labels", "words/sent.", "share", "epochs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        mean = row.words["train"] / row.sentences["train"]
+        counts = [f"{row.sentences[split]:,}" if split in row.sentences else "-" for split in SPLITS]
+        epochs = f"{row.epochs:.1f}" + ("" if row.limit is None else "*")
+        table.add_row(row.name, *counts, str(row.labels), f"{mean:.1f}", f"{row.rate:.1%}", epochs)
+    return table
+
+
+def _lines(lines: Sequence[str], width: int | None, indent: str) -> list[Text]:
+    shown = [indent + printable(line) for line in lines]
+    if width is not None:
+        deeper = indent + "  " if indent else ""
+        shown = [
+            fill(it, width, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False) for it in shown
+        ]
+    return [Text(line) for line in shown]
+
+
+def _overlap_line(overlap: Overlap) -> str:
+    many = overlap.count > 1
+    share = f"{overlap.count:,} of {overlap.of:,} {overlap.split} sentences ({overlap.count / overlap.of:.1%})"
+    first = f"first: {overlap.first}, {overlap.other_first}"
+    if (overlap.task, overlap.split) == (overlap.other_task, overlap.other_split):
+        return f"{overlap.task}: {share} {'repeat' if many else 'repeats'} an earlier one ({first})"
+    other = overlap.other_split if overlap.task == overlap.other_task else f"{overlap.other_task} {overlap.other_split}"
+    return f"{overlap.task}: {share} {'are' if many else 'is'} in {other}, too ({first})"
+
+
+def _licences(rows: Sequence[TaskReport]) -> list[str]:
+    by_licence: dict[str, list[str]] = {}
+    for row in rows:
+        by_licence.setdefault(row.license or "none declared", []).append(row.name)
+    return [f"{licence}: {', '.join(names)}" for licence, names in by_licence.items()]
