@@ -16,7 +16,17 @@ from mpt.data.columns import delimiter_of, replace_field, split_fields, tag_colu
 from mpt.data.jsonlines import parse_json
 from mpt.data.readers import read_untagged
 from mpt.data.sentence import Sentence
-from mpt.data.source import RawSentence, SourceFormat, decode, encode, join_surrogates, quoted, read_bytes, read_text, split_lines
+from mpt.data.source import (
+    RawSentence,
+    SourceFormat,
+    decode,
+    encode,
+    join_surrogates,
+    quoted,
+    read_bytes,
+    read_text,
+    split_lines,
+)
 from mpt.data.tags import from_bio, split_tag
 from mpt.data.words import char_spans, find_words
 from mpt.errors import DataError
@@ -136,7 +146,7 @@ def _check_no_tags(path: Path, source: SourceFormat, rows: Sequence[Sequence[str
 def _holds_tags(values: Sequence[str], predicted: set[str], *, raw: bool) -> bool:
     """Say whether a column holds tags of the predicted kind; chunk tags beside entities, for example, are not."""
     if raw:
-        return sum(value in predicted for value in values) > len(values) / 2
+        return sum(value in predicted for value in values) >= len(values) / 2
     if not all(map(_SPAN_TAG.fullmatch, values)):
         return False
     types, known = ({split_tag(tag)[1] for tag in tags} - {""} for tags in (set(values), predicted))

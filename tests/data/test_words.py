@@ -8,7 +8,8 @@ from mpt.data.source import Problems
 from mpt.data.tags import spans
 from mpt.data.words import CharSpan, char_spans, find_words, split_words, tag_words
 
-TEXTS = st.text(alphabet=st.sampled_from("ab1_.'-# \n\t\u00e9\u0301\u200d\ufe0f\u2764\u4e2d\u00a0\U0001f355"), max_size=15)
+ALPHABET = "ab1_.'-# \n\t\u00e9\u0301\u200d\ufe0f\u2764\u4e2d\u00a0\U0001f355"
+TEXTS = st.text(alphabet=st.sampled_from(ALPHABET), max_size=15)
 
 
 def words_of(text: str) -> list[str]:
