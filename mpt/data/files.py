@@ -37,7 +37,7 @@ def find_files(manifest: Manifest, name: str, splits: Sequence[Split]) -> dict[S
         entries: tuple[str, ...] = getattr(files, split)
         where = manifest.locate("tasks", name, "files", split)
         for entry in entries:
-            for path in _matches(manifest, entry, f"{where}: {split} file", problems):
+            for path in _matches(manifest, entry, where, problems):
                 if path in owners:
                     problems.append(
                         f"{where}: {_relative(path, manifest)} is given twice, in {owners[path]} and {split}."
@@ -79,7 +79,7 @@ def verify_digests(manifest: Manifest, name: str, files: Mapping[Split, Mapping[
     return digests
 
 
-def _matches(manifest: Manifest, entry: str, what: str, problems: list[str]) -> list[Path]:
+def _matches(manifest: Manifest, entry: str, where: str, problems: list[str]) -> list[Path]:
     literal = manifest.root / entry
     if literal.exists() or not any(char in entry for char in "*?["):
         paths = [literal] if literal.is_file() else []
@@ -87,13 +87,13 @@ def _matches(manifest: Manifest, entry: str, what: str, problems: list[str]) -> 
         paths = sorted(path for path in manifest.root.glob(entry) if path.is_file())
     if not paths:
         kind = "is a folder" if literal.is_dir() else "not found"
-        problems.append(f'{what} "{entry}" {kind} in {manifest.root}.{_nearby(manifest.root, entry)}')
+        problems.append(f'{where}: "{entry}" {kind} in {manifest.root}.{_nearby(manifest.root, entry)}')
     confined: list[Path] = []
     for path in paths:
         if path.resolve().is_relative_to(manifest.root):
             confined.append(path)
         else:
-            problems.append(f'{what} "{entry}" is a link that leaves root ({path.resolve()}). Copy it, or move root.')
+            problems.append(f'{where}: "{entry}" is a link that leaves root ({path.resolve()}). Copy it, or move root.')
     return confined
 
 
@@ -106,7 +106,7 @@ def _nearby(root: Path, entry: str) -> str:
     folder = (root / entry).parent
     around = folder if folder.is_dir() and folder != root else root
     known = [it.relative_to(root).as_posix() for it in islice(around.rglob("*"), _MAX_CANDIDATES) if it.is_file()]
-    near = get_close_matches(entry, known, n=3, cutoff=0.6)
+    near = get_close_matches(entry, known, n=3, cutoff=0.75)
     return f" Nearby: {', '.join(near)}." if near else ""
 
 
