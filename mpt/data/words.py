@@ -65,8 +65,9 @@ def find_words(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
 def tag_words(text: str, entities: Sequence[CharSpan] | None, line: int, problems: Problems) -> RawSentence | None:
     """Split text into words and write its entities as BIO2 tags.
 
-    A word is cut where an entity begins or ends inside it, so that no gold is lost; the result counts such words. White
-    space at either end of an entity is no part of it.
+    A word is cut where an entity begins or ends inside it, so that no gold is lost; the result counts such words. It is
+    rare (3 words in snips, none in hwu64), yet there the words differ from those of the same text without entities.
+    White space at either end of an entity is no part of it.
 
     Args:
         text: Running text.

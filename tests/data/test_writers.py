@@ -226,6 +226,10 @@ def test_plain_text_becomes_an_object_a_line():
     ]
 
 
+def test_text_is_written_as_it_is_and_not_escaped():
+    assert "caf\u00e9" in predict("caf\u00e9\n", ["B-X"], format="text", scheme="iob2").decode()
+
+
 def test_plain_text_of_a_raw_task_has_no_spans():
     written = predict("Go\n\nnow", ["VERB", "ADV"], format="text", scheme="raw")
     assert objects(written) == [
