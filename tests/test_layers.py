@@ -1,0 +1,213 @@
+"""The rules that keep the code readable and safe, checked on the source. Each has a twin that breaks it on purpose."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "mpt").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+
+LAYERS = ("ground", "data", "model", "training", "evaluation", "stages", "serving", "cli", "pipelines")
+"""A module imports from its own layer and those before it. Modules right under mpt/ are the ground floor."""
+
+MAX_LINES = {"mpt": 400, "pipelines": 80}
+MAX_FUNCTION_LINES = 60
+LIGHT = (
+    "mpt.data.validate",
+    "mpt.data.synthetic",
+    "mpt.evaluation.report",
+    "mpt.evaluation.bootstrap",
+    "mpt.evaluation.decode",
+)
+"""Needed by commands that load no model, which therefore must not wait for torch."""
+
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "os.system"}
+UNSAFE_CALLS |= {"torch.hub.load", "importlib.import_module", "pandas.read_pickle"}
+UNSAFE_KEYWORDS = {"trust_remote_code", "allow_pickle", "shell"}
+
+
+def layer(module):
+    parts = module.split(".")
+    if parts[0] == "pipelines":
+        return "pipelines"
+    second = parts[1] if len(parts) > 1 else ""
+    return second if second in LAYERS else "ground"
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(tree):
+    """Every module that is imported anywhere, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward_imports(module, tree):
+    rank = LAYERS.index(layer(module))
+    own = (name for name in imports(tree) if name.partition(".")[0] in ("mpt", "pipelines"))
+    return sorted({name for name in own if LAYERS.index(layer(name)) > rank})
+
+
+def long_functions(tree):
+    """Name and length of functions over the limit, signature included, docstring not."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sizes = [
+        (node.name, lines(node) - (lines(node.body[0]) if ast.get_docstring(node) is not None else 0))
+        for node in functions
+    ]
+    return [(name, size) for name, size in sizes if size > MAX_FUNCTION_LINES]
+
+
+def lines(node):
+    return node.end_lineno - node.lineno + 1
+
+
+def full_names(tree):
+    """What a local name stands for: `np` for numpy, `load` for torch.load."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def dotted(node, names):
+    if isinstance(node, ast.Attribute):
+        head = dotted(node.value, names)
+        return f"{head}.{node.attr}" if head else None
+    return names.get(node.id, node.id) if isinstance(node, ast.Name) else None
+
+
+def unsafe(tree):
+    """Everything that could run code out of a file, a configuration or a checkpoint."""
+    found = [name for name in imports(tree) if name.partition(".")[0] in UNSAFE_MODULES]
+    names = full_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and (name := dotted(node, names)) in UNSAFE_CALLS:
+            found.append(name)
+        elif isinstance(node, ast.keyword) and node.arg in UNSAFE_KEYWORDS:
+            allowed = isinstance(node.value, ast.Constant) and node.value.value is False
+            found += [] if allowed else [node.arg]
+    return found
+
+
+def broken(rule):
+    """Every source file in which a rule finds something, and what."""
+    found = {str(path.relative_to(ROOT)): rule(path) for path in SOURCES}
+    return {path: problems for path, problems in found.items() if problems}
+
+
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+def test_there_is_something_to_check():
+    assert {"mpt.errors", "mpt.data.sentence", "mpt.evaluation.metrics"} <= {module_name(path) for path in SOURCES}
+
+
+def test_imports_point_downwards():
+    assert broken(lambda path: upward_imports(module_name(path), parsed(path))) == {}
+
+
+def test_modules_are_short():
+    limits = {path: MAX_LINES[path.relative_to(ROOT).parts[0]] for path in SOURCES}
+    assert broken(lambda path: max(0, len(path.read_text().splitlines()) - limits[path])) == {}
+
+
+def test_functions_are_short():
+    assert broken(lambda path: long_functions(parsed(path))) == {}
+
+
+def test_nothing_runs_code_from_data():
+    assert broken(lambda path: unsafe(parsed(path))) == {}
+
+
+def test_source_is_ascii():
+    assert broken(lambda path: not path.read_bytes().isascii()) == {}
+
+
+def test_modules_are_named_after_what_they_hold():
+    assert not {path.stem for path in SOURCES} & {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_commands_without_a_model_do_not_load_torch(module):
+    code = f"import sys, {module}; print(*sorted({{'torch', 'transformers'}} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("mpt.errors", "import mpt.data.sentence"),
+        ("mpt.data.tags", "def f():\n    from mpt.model import bank"),
+        ("mpt.model.bank", "from mpt import training"),
+        ("mpt.training.loop", "from mpt.evaluation.metrics import score"),
+        ("mpt.evaluation.report", "import mpt.cli as c"),
+        ("mpt.cli", "import pipelines.transfer"),
+    ],
+)
+def test_an_upward_import_would_be_found(module, code):
+    assert upward_imports(module, ast.parse(code))
+
+
+def test_an_upward_import_by_a_relative_path_is_refused():
+    with pytest.raises(AssertionError, match="imports are absolute"):
+        upward_imports("mpt.data.tags", ast.parse("from ..model import bank"))
+
+
+def test_a_docstring_does_not_count_as_length():
+    text = "\n" * MAX_FUNCTION_LINES
+    assert long_functions(ast.parse(f'def f():\n  """{text}"""\n  return 1')) == []
+
+
+def test_a_downward_import_is_fine():
+    assert upward_imports("mpt.cli", ast.parse("import mpt\nfrom mpt.data import tags\nimport torch")) == []
+
+
+def test_a_long_function_would_be_found():
+    body = "    x = 1\n" * MAX_FUNCTION_LINES
+    assert long_functions(ast.parse(f"class A:\n  def f(self):\n{body}")) == [("f", MAX_FUNCTION_LINES + 1)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from cloudpickle import loads",
+        "import torch as t\nt.load(path)",
+        "from torch import load as read\nread(path)",
+        "import torch\nreader = torch.load",
+        "from torch import hub\nhub.load(name)",
+        "eval(text)",
+        "import importlib\nimportlib.import_module(name)",
+        "from importlib import import_module\nimport_module(name)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=settings.trust)",
+        "np.load(path, allow_pickle=True)",
+        "subprocess.run(command, shell=True)",
+    ],
+)
+def test_unsafe_code_would_be_found(code):
+    assert unsafe(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code", ["model.eval()", "safetensors.torch.load(data)", "re.compile(x)", "load(name, trust_remote_code=False)"]
+)
+def test_safe_code_is_fine(code):
+    assert not unsafe(ast.parse(code))
