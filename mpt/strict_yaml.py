@@ -7,6 +7,7 @@ expected). Every problem is reported as `file:line:column: dotted.path: problem`
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import UnionType
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from mpt.errors import MptError, did_you_mean
@@ -71,13 +73,25 @@ class FieldErrors(ValueError):
         self.problems = problems
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes null where ruamel.yaml would leave the value empty."""
+
+
+_Representer.add_representer(type(None), lambda it, _: it.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
 def load_model(
-    path: Path, model: type[M], *, error: type[MptError], overrides: Sequence[str] = (), kind: str = "configuration"
+    path: Path | None,
+    model: type[M],
+    *,
+    error: type[MptError],
+    overrides: Sequence[str] = (),
+    kind: str = "configuration",
 ) -> M:
     """Read a YAML file into a settings object.
 
     Args:
-        path: The file.
+        path: The file; None stands for an empty one, which leaves every field at its default.
         model: What it must hold; derive it from `Settings`.
         error: Class of the error to raise.
         overrides: `dotted.path=value` assignments made after reading; the value is YAML.
@@ -108,6 +122,7 @@ def build(document: Document, model: type[M], *, error: type[MptError]) -> M:
 def dump(model: BaseModel) -> str:
     """Return YAML that `load_model` reads back to an equal object, fields in their declared order."""
     yaml = YAML(typ="rt", pure=True)
+    yaml.Representer = _Representer
     yaml.width = 120
     stream = StringIO()
     yaml.dump(_quoted(model.model_dump(mode="json")), stream)
@@ -178,14 +193,14 @@ def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseMod
     if meant:
         best = min(meant, key=lambda branch: len(branches[branch]))
         return [message for error in branches[best] for message in _messages(error, model, root)]
-    first = next(iter(branches.values()))[0]
-    node = _follow(root, first)[0]
-    nouns = [_noun(error) for errors in branches.values() for error in errors]
-    if None in nouns:  # right kind, wrong value: the branches' own words are the best there are
-        return [
-            message for errors in branches.values() for error in errors for message in _messages(error, model, root)
-        ]
-    return [f"{node.location}: expected {' or '.join(filter(None, nouns))}, got {_shown(node)}."]
+    flat = [error for errors in branches.values() for error in errors]
+    right_kind = [error for error in flat if _noun(error) is None]  # its value is wrong, which says more than its kind
+    if right_kind:
+        return [message for error in right_kind for message in _messages(error, model, root)]
+    node = _follow(root, flat[0])[0]
+    nouns = list(dict.fromkeys(filter(None, map(_noun, flat))))
+    expected = f"{', '.join(nouns[:-1])} or {nouns[-1]}" if len(nouns) > 1 else nouns[0]
+    return [f"{node.location}: expected {expected}, got {_shown(node)}."]
 
 
 def _noun(error: ErrorDetails) -> str | None:
@@ -211,7 +226,8 @@ def _messages(error: ErrorDetails, model: type[BaseModel], root: Node) -> list[s
     if isinstance(raised, FieldErrors):
         return [f"{node.locate(*filter(None, name.split('.')))}: {text}" for name, text in raised.problems.items()]
     if loc and loc[-1] == "[key]":
-        return [f"{_parent(root, loc[:-2]).keys[str(loc[-2])]}: {node.path}: {raised or _reason(error, node)}"]
+        key, where = str(loc[-2]), _parent(root, loc[:-2]).keys[str(loc[-2])]
+        return [f"{where}: {node.path}: {raised or _reason(error, replace(node, value=key, text=key))}"]
     return [f"{node.location}: {raised or _reason(error, node)}"]
 
 
@@ -229,8 +245,12 @@ def _reason(error: ErrorDetails, node: Node) -> str:
     if kind in _BOUNDS:
         text, key = _BOUNDS[kind]
         return f"{text.format(f'{context[key]:g}')}, got {_shown(node)}."
-    if kind in ("too_short", "too_long", "string_too_short"):
-        return f"has the wrong length: {error['msg'][0].lower()}{error['msg'][1:]}."
+    if kind in ("too_short", "too_long"):
+        most = kind == "too_long"
+        bound = context["max_length" if most else "min_length"]
+        return f"needs at {'most' if most else 'least'} {bound}, has {context['actual_length']}."
+    if kind == "string_pattern_mismatch":
+        return f"{_shown(node)} does not fit the pattern {context['pattern']}."
     noun = _NOUNS.get(kind)
     if noun is None:
         return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_shown(node)}."
@@ -266,7 +286,7 @@ def _shown(node: Node) -> str:
     text = (node.text if len(node.text) <= MAX_SHOWN else node.text[:MAX_SHOWN] + "...").replace("\n", "\\n")
     if isinstance(node.value, str):
         return f'"{text}"'
-    return f"the {'boolean' if isinstance(node.value, bool) else 'number'} {text}"
+    return f"the boolean {text}" if isinstance(node.value, bool) else text
 
 
 def _advice(key: str, known: list[str], parent: Node) -> str:

@@ -95,16 +95,18 @@ class Document:
 
 
 def read_document(
-    path: Path, *, error: type[MptError], overrides: Sequence[str] = (), kind: str = "configuration"
+    path: Path | None, *, error: type[MptError], overrides: Sequence[str] = (), kind: str = "configuration"
 ) -> Document:
-    """Read a YAML file into a tree of values with positions; `error` is raised when it is no YAML at all."""
-    reader = _Reader(_read_text(path, error=error, kind=kind), name=str(path), error=error, kind=kind)
-    root = reader.document()
+    """Read a YAML file (None: an empty mapping) into a tree of values; `error` is raised when it is no YAML at all."""
+    root, problems = Node(value={}, where=f"no {kind} file", path=""), []
+    if path is not None:
+        reader = _Reader(_read_text(path, error=error, kind=kind), name=str(path), error=error, kind=kind)
+        root, problems = reader.document(), reader.problems
     if not isinstance(root.value, dict):
         raise error(f"{root.where}: a {kind} is a mapping of names to values, this is {_kind_of(root)}.")
     for override in overrides:
-        root = _override(root, override, error=error, problems=reader.problems)
-    return Document(root=root, problems=reader.problems)
+        root = _override(root, override, error=error, problems=problems)
+    return Document(root=root, problems=problems)
 
 
 def _read_text(path: Path, *, error: type[MptError], kind: str) -> str:
