@@ -216,7 +216,8 @@ def _messages(error: ErrorDetails, model: type[BaseModel], root: Node) -> list[s
         return [f"{node.locate(str(loc[-1]))}: is required. Add it."]
     if kind == "extra_forbidden":
         parent, key = _parent(root, loc[:-1]), str(loc[-1])
-        return [f"{parent.keys[key]}: {node.path}: unknown key.{_advice(key, _fields(model, loc[:-1]), parent)}"]
+        place = replace(node, where=parent.keys[key]).location
+        return [f"{place}: unknown key.{_advice(key, _fields(model, loc[:-1]), parent)}"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
         child = node.child(tag)
