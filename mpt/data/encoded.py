@@ -1,0 +1,49 @@
+"""A task with its splits as word pieces, ready for batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mpt.data.sentence import Sentence
+from mpt.data.tasks import Task
+from mpt.data.tokenization import EncodedSplit, WordPieces, encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedTask:
+    """One task as a backbone sees it.
+
+    Attributes:
+        task: The task; `task.splits` holds the sentences.
+        splits: Its encoded splits by name.
+    """
+
+    task: Task
+    splits: Mapping[str, EncodedSplit]
+
+    def sentences(self, split: str) -> Sequence[Sentence]:
+        """The sentences that an encoded split was made of."""
+        return self.task.splits[split]
+
+    def places(self, split: str, windows: Sequence[int]) -> list[str]:
+        """`file:line` of the sentences that windows are part of."""
+        encoded = self.splits[split]
+        return [self.task.splits[split][encoded.sentence_of(window)].where for window in windows]
+
+
+def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[str]]:
+    """Encode every split that a task was loaded with.
+
+    Returns:
+        The encoded task, and notices that begin with the task's name.
+
+    Raises:
+        DataError: See `mpt.data.tokenization.encode`.
+    """
+    splits: dict[str, EncodedSplit] = {}
+    notices: list[str] = []
+    for name, sentences in task.splits.items():
+        splits[name], found = encode(
+            sentences, word_pieces, task.labels, long=task.spec.long, no_piece=task.spec.no_piece
+        )
+        notices += [f'task "{task.name}" {name}: {notice}' for notice in found]
+    return EncodedTask(task=task, splits=splits), notices

@@ -1,0 +1,82 @@
+"""Scores and tags of whole splits: every word once, long sentences stitched, gold untouched."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from mpt.data.batch import collate, evaluation_batches, word_rows
+from mpt.data.encoded import EncodedTask
+from mpt.data.tokenization import EncodedSplit
+from mpt.evaluation.decode import decode_many
+from mpt.evaluation.metrics import Score, score
+from mpt.model.tagger import Tagger
+from mpt.seeding import permutation
+
+# Positions of an evaluation batch, padding included: large enough for full speed, small enough for little memory.
+TOKENS = 4096
+
+
+def word_scores(
+    tagger: Tagger, task: str, split: EncodedSplit, sentences: Int64[np.ndarray, " n"]
+) -> list[Float32[np.ndarray, "W C"]]:
+    """Label scores of every word of some sentences.
+
+    Args:
+        tagger: The model.
+        task: Whose head scores.
+        split: The encoded sentences.
+        sentences: Indices of the wanted ones.
+
+    Returns:
+        One array for each wanted sentence, in the given order: its words by labels.
+    """
+    windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in sentences])
+    scores = np.zeros((len(split.positions), len(tagger.head(task).labels)), dtype=np.float32)
+    with torch.inference_mode():
+        for batch_windows in evaluation_batches(split, windows, tokens=TOKENS):
+            batch = collate(split, batch_windows, pad=tagger.backbone.word_pieces.pad).to(tagger.backbone.device)
+            scores[word_rows(split, batch_windows)] = tagger(task, batch).cpu().numpy()
+    bounds = split.word_starts[split.windows_of]
+    return [scores[bounds[i] : bounds[i + 1]] for i in sentences]
+
+
+def predict_split(
+    tagger: Tagger, task: str, split: EncodedSplit, *, span_task: bool, sentences: Int64[np.ndarray, " n"] | None = None
+) -> list[list[str]]:
+    """Tags of every word of some sentences (None: all); valid BIO2 for span tasks."""
+    if sentences is None:
+        sentences = np.arange(len(split.windows_of) - 1)
+    return decode_many(word_scores(tagger, task, split, sentences), tagger.head(task).labels, span_task)
+
+
+def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: str, *, limit: int | None = None) -> Score:
+    """Score one task on one of its splits.
+
+    Args:
+        tagger: The model.
+        encoded: The task with that split.
+        split: "dev" or "test".
+        limit: Score a fixed random sample of this many sentences; None scores all.
+    """
+    gold = encoded.sentences(split)
+    chosen = np.arange(len(gold))
+    if limit is not None and limit < len(gold):
+        chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=len(gold))[:limit])
+    predicted = predict_split(
+        tagger,
+        encoded.task.name,
+        encoded.splits[split],
+        span_task=encoded.task.metric == "span_f1",
+        sentences=chosen,
+    )
+    gold_tags = [gold[i].tags or () for i in chosen]
+    return score(encoded.task.metric, gold_tags, predicted, encoded.task.labels)
+
+
+def evaluate_tasks(
+    tagger: Tagger, tasks: Sequence[EncodedTask], split: str, *, limit: int | None = None
+) -> Mapping[str, Score]:
+    """Score every task on a split, by name."""
+    return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit) for encoded in tasks}

@@ -1,0 +1,1 @@
+"""Frozen backbones, deep prompts and heads."""

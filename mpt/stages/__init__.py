@@ -1,0 +1,1 @@
+"""The two stages, put together from data, model, training and evaluation."""

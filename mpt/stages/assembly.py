@@ -1,0 +1,193 @@
+"""Pieces of a run that both stages put together in the same way."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from rich.console import Console
+
+from mpt.config import BackboneSettings, PretrainSettings, PromptSettings, StageSettings
+from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.plan import Plan, TaskSize
+from mpt.data.tasks import Task
+from mpt.errors import ConfigError, TrainingError
+from mpt.model.backbone import Backbone, load_backbone
+from mpt.model.bank import PromptShape
+from mpt.model.probe import probe
+from mpt.model.tagger import Tagger
+
+PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def build_accelerator(folder: Path, trackers: Sequence[str]) -> Accelerator:
+    """Join the launch; precision is mpt's own business, since backbone and prompts differ in it.
+
+    Raises:
+        TrainingError: The launch asks for an engine that this version does not train under.
+    """
+    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder), mixed_precision="no")
+    if accelerator.distributed_type not in PLAIN_LAUNCHES:
+        raise TrainingError(
+            f"launched under {accelerator.distributed_type.value}, expected a plain launch (one process, or several "
+            "with data parallelism). Remove the engine from the accelerate configuration"
+        )
+    return accelerator
+
+
+def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator) -> Backbone:
+    """Load the backbone on this rank's device and prove that it listens to prompts."""
+    backbone = load_backbone(
+        settings.reference,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        prompt_length=prompt_length,
+        shifted=settings.positions == "shifted",
+        longest_window=settings.longest_window,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=accelerator.device,
+    )
+    probe(backbone)
+    return backbone
+
+
+def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[EncodedTask], list[str]]:
+    """Encode all splits of all tasks; returns notices too."""
+    encoded, notices = [], []
+    for task in tasks:
+        one, said = encode_task(task, backbone.word_pieces)
+        encoded.append(one)
+        notices += said
+    return encoded, notices
+
+
+def prompt_shape(backbone: Backbone, settings: PromptSettings) -> PromptShape:
+    """The shape that the settings ask for over this backbone.
+
+    Raises:
+        ConfigError: A prompted layer that the backbone does not have.
+    """
+    layers = settings.layers
+    if layers == "all":
+        layers = backbone.num_layers
+    chosen = tuple(range(backbone.num_layers - layers, backbone.num_layers)) if isinstance(layers, int) else layers
+    if not chosen or min(chosen) < 0 or max(chosen) >= backbone.num_layers or list(chosen) != sorted(set(chosen)):
+        raise ConfigError(
+            f"prompt.layers: {settings.layers} over a backbone of {backbone.num_layers} layers. Expected all, a number "
+            f"of upper layers up to {backbone.num_layers}, or ascending indices from 0 to {backbone.num_layers - 1}"
+        )
+    return PromptShape(
+        num_layers=backbone.num_layers,
+        layers=chosen,
+        num_heads=backbone.num_key_value_heads,
+        length=settings.length,
+        head_dim=backbone.head_dim,
+    )
+
+
+def build_plan(
+    tasks: Sequence[EncodedTask],
+    rates: Mapping[str, float],
+    settings: StageSettings,
+    *,
+    tasks_per_step: int,
+    accelerator: Accelerator,
+) -> Plan:
+    """The order of a run.
+
+    Raises:
+        ConfigError: Micro-batches cannot be shared out evenly over draws and ranks.
+    """
+    training = settings.training
+    if training.micro_batches % (tasks_per_step * accelerator.num_processes):
+        raise ConfigError(
+            f"training.micro_batches: {training.micro_batches} is not a multiple of {tasks_per_step} tasks per step x "
+            f"{accelerator.num_processes} processes, so ranks would not hold the same task side by side. "
+            f"Set training.micro_batches={tasks_per_step * accelerator.num_processes} or a multiple of it"
+        )
+    sizes = [
+        TaskSize(
+            name=encoded.task.name,
+            rate=rates[encoded.task.name],
+            pieces=encoded.splits["train"].window_pieces,
+            words=encoded.splits["train"].window_words,
+            loss_weight=encoded.task.spec.loss_weight,
+        )
+        for encoded in tasks
+    ]
+    return Plan(
+        sizes,
+        seed=training.seed,
+        tokens=training.tokens_per_micro_batch,
+        micro_batches=training.micro_batches,
+        tasks_per_step=tasks_per_step,
+    )
+
+
+def identity_of(
+    backbone: Backbone,
+    shapes: Sequence[PromptShape],
+    tasks: Sequence[Task],
+    *,
+    stage: str,
+    settings: StageSettings,
+    backbone_settings: BackboneSettings,
+    prompt_settings: PromptSettings,
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a checkpoint's tensors belong to; resuming under another identity is refused."""
+    return {
+        "stage": stage,
+        "backbone": {
+            **backbone.identity.to_json(),
+            **backbone_settings.model_dump(mode="json", exclude={"reference", "revision", "gradient_checkpointing"}),
+        },
+        "prompts": [
+            {"num_layers": s.num_layers, "layers": list(s.layers), "num_heads": s.num_heads, "length": s.length, "head_dim": s.head_dim}
+            for s in shapes
+        ],
+        "prompt": prompt_settings.model_dump(mode="json"),
+        "tasks": {
+            task.name: {
+                "family": task.family,
+                "metric": task.metric,
+                "labels": list(task.labels),
+                "files": dict(task.digests),
+                "spec": task.spec.model_dump(mode="json", exclude_defaults=True, exclude={"license", "citation", "sha256"}),
+            }
+            for task in tasks
+        },
+        "optimizer": settings.optimizer.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json"),
+        **more,
+    }
+
+
+def describe_size(tagger: Tagger) -> str:
+    """Trained parameters against the frozen ones."""
+    prompts = 0 if tagger.bank is None else sum(p.numel() for p in tagger.bank.parameters())
+    heads = sum(p.numel() for head in tagger.heads.values() for p in head.parameters())
+    frozen = tagger.backbone.num_parameters
+    return (
+        f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
+        f"backbone's {frozen:,} frozen parameters"
+    )
+
+
+def start_run_folder(folder: Path, settings: PretrainSettings | StageSettings, contents: Mapping[str, bytes]) -> None:
+    """Make a new run folder with what the run was given.
+
+    Raises:
+        ConfigError: It exists.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume, or give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def speaker(accelerator: Accelerator, console: Console) -> Console:
+    """The console on rank 0, silence elsewhere."""
+    return console if accelerator.is_main_process else Console(quiet=True)

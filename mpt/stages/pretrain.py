@@ -1,0 +1,172 @@
+"""Stage 1: one shared deep prompt over a mixture of tasks, one head for each of them."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mpt.config import PretrainSettings
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.mixture import mixing_rates
+from mpt.data.tasks import load_tasks
+from mpt.errors import CheckpointError, ConfigError, did_you_mean
+from mpt.evaluation.evaluator import evaluate_tasks
+from mpt.evaluation.metrics import Score
+from mpt.files import replace_durable, to_json
+from mpt.model.bank import PromptBank
+from mpt.model.heads import TokenHead
+from mpt.model.initialisation import initial_prompt
+from mpt.model.tagger import Tagger
+from mpt.stages.assembly import (
+    build_accelerator,
+    build_plan,
+    describe_size,
+    encode_tasks,
+    identity_of,
+    open_backbone,
+    prompt_shape,
+    speaker,
+    start_run_folder,
+)
+from mpt.strict_yaml import dump
+from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
+from mpt.training.loop import Run, train
+from mpt.training.runlog import RunLog
+
+
+def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console: Console) -> dict[str, Score]:
+    """Pretrain prompts on a mixture and leave a run folder.
+
+    Everything that can be wrong with the input is found before the folder is made.
+
+    Args:
+        settings: The run.
+        folder: Run folder to make, or to go on with.
+        resume: Go on from the newest checkpoint of `folder`.
+        console: Where people read.
+
+    Returns:
+        The score of every task's whole dev set at the best checkpoint.
+
+    Raises:
+        MptError: Of the fitting class; see the modules called.
+    """
+    accelerator = build_accelerator(folder, settings.trackers)
+    console = speaker(accelerator, console)
+    manifest = load_manifest(settings.manifest)
+    tasks, notices = load_tasks(manifest)
+    _check_selection(settings, [task.name for task in tasks])
+    backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
+    encoded, said = encode_tasks(tasks, backbone)
+    for notice in notices + said:
+        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
+    rates = _rates(manifest, encoded, settings)
+    tasks_per_step = manifest.mixture.tasks_per_step or 1
+    plan = build_plan(encoded, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)
+    shape = prompt_shape(backbone, settings.prompt)
+    identity = identity_of(
+        backbone,
+        [shape],
+        tasks,
+        stage="pretrain",
+        settings=settings,
+        backbone_settings=settings.backbone,
+        prompt_settings=settings.prompt,
+        more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": tasks_per_step},
+    )
+    checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
+    seed = settings.training.seed
+    prompt = initial_prompt(
+        backbone,
+        shape,
+        [one.splits["train"] for one in encoded],
+        initialisation=settings.prompt.initialisation,
+        seed=seed,
+    )
+    heads = {
+        task.name: TokenHead(
+            backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=settings.training.head_dropout
+        )
+        for task in tasks
+    }
+    tagger = Tagger(backbone, PromptBank([prompt], [shape], dropout=settings.prompt.dropout), heads)
+    console.print(describe_size(tagger), highlight=False)
+    if checkpoint is None and accelerator.is_main_process:
+        start_run_folder(folder, settings, {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())})
+    accelerator.wait_for_everyone()
+    if settings.trackers:
+        accelerator.init_trackers("tensorboard")
+    log = RunLog(
+        folder,
+        console=console,
+        accelerator=accelerator,
+        steps=settings.training.steps,
+        step=checkpoint.step if checkpoint else 0,
+        title="pretraining",
+    )
+    run = Run(
+        tagger=tagger,
+        tasks=encoded,
+        plan=plan,
+        settings=settings,
+        accelerator=accelerator,
+        evaluate=lambda limit: {
+            name: score.primary for name, score in evaluate_tasks(tagger, encoded, "dev", limit=limit).items()
+        },
+        log=log,
+        folder=folder,
+        identity=identity,
+    )
+    try:
+        progress = train(run, checkpoint)
+    finally:
+        log.close()
+        accelerator.end_training()
+    scores = dict(evaluate_tasks(tagger, encoded, "dev"))
+    if accelerator.is_main_process:
+        _write_results(folder, progress.step, scores)
+    return scores
+
+
+def _check_selection(settings: PretrainSettings, names: list[str]) -> None:
+    chosen = settings.evaluation.select_by
+    known = ["macro_mean", "min", *names]
+    if chosen not in known:
+        raise ConfigError(
+            f'evaluation.select_by: "{chosen}" is neither macro_mean nor min nor a task of the mixture '
+            f"({', '.join(names)}).{did_you_mean(chosen, known)}"
+        )
+
+
+def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSettings) -> dict[str, float]:
+    """Mixing rates for the words that this run will draw."""
+    words = {one.task.name: int(one.splits["train"].window_words.sum()) for one in tasks}
+    pieces = sum(int(one.splits["train"].window_pieces.sum()) for one in tasks)
+    drawn = settings.training.steps * settings.training.micro_batches * settings.training.tokens_per_micro_batch
+    return mixing_rates(
+        manifest.mixture,
+        words,
+        total=drawn * sum(words.values()) / pieces,
+        max_epochs={one.task.name: one.task.spec.max_epochs for one in tasks},
+        rates={one.task.name: one.task.spec.rate for one in tasks if one.task.spec.rate is not None},
+    )
+
+
+def _checkpoint_to_resume(folder: Path, identity: dict[str, Any]) -> Checkpoint:
+    path = latest(folder)
+    if path is None:
+        raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it without --resume")
+    checkpoint = load_checkpoint(path)
+    require_same(
+        checkpoint.identity,
+        identity,
+        folder=path,
+        remedy="Resume with the configuration and data it was started with, or start a new run",
+    )
+    return checkpoint
+
+
+def _write_results(folder: Path, steps: int, scores: dict[str, Score]) -> None:
+    results = {"stage": "pretrain", "steps": steps, "dev": {name: score.to_json() for name, score in scores.items()}}
+    replace_durable(folder / "results.json", to_json(results))

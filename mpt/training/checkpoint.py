@@ -1,0 +1,252 @@
+"""Checkpoints: everything that is trained, in a few megabytes, complete or not there at all.
+
+A checkpoint is a folder `step-00001200` with
+
+    prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]
+    heads.safetensors       TASK.weight and TASK.bias of every task
+    optimizer.safetensors   moments and counts of every trained tensor
+    state.json              step, score, history of scores
+    identity.json           what the state belongs to: backbone digests, prompt shapes, tasks and labels, manifest, ...
+    CHECKPOINT.json         format version, size and SHA-256 of each file above, and its own digest; written last
+
+Promises: a listed folder is complete (written elsewhere, flushed, renamed); any changed, missing or extra byte is
+refused by name before anything is used; old checkpoints are removed only after the new one has been read back; the
+backbone is never in it. Not promised: protection from somebody who can rewrite a folder with all its digests.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mpt.errors import CheckpointError, did_you_mean
+from mpt.files import published_folder, remove_folder, sha256_file, to_json, write_durable
+
+FORMAT_VERSION = 1
+SEAL = "CHECKPOINT.json"
+TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+JSON_FILES = ("state.json", "identity.json")
+LARGEST_JSON = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        prompts: Tensor of each slot by name.
+        heads: `TASK.weight` and `TASK.bias` of each task.
+        optimizer: Moments and counts by parameter name.
+        state: Counters and scores; JSON types.
+        identity: What the state belongs to; JSON types.
+    """
+
+    prompts: Mapping[str, Tensor]
+    heads: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    identity: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind it."""
+        return int(self.state["step"])
+
+
+def folder_name(step: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"step-{step:08d}"
+
+
+def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
+    """Publish a checkpoint below `parent` and read it back.
+
+    Raises:
+        CheckpointError: It cannot be written, or the disk gave back other bytes.
+    """
+    target = parent / folder_name(checkpoint.step)
+    contents = {
+        "prompts.safetensors": safetensors.torch.save(dict(checkpoint.prompts)),
+        "heads.safetensors": safetensors.torch.save(dict(checkpoint.heads)),
+        "optimizer.safetensors": safetensors.torch.save(dict(checkpoint.optimizer)),
+        "state.json": to_json(checkpoint.state),
+        "identity.json": to_json(checkpoint.identity),
+    }
+    try:
+        with published_folder(target) as folder:
+            for name, content in contents.items():
+                write_durable(folder / name, content)
+            write_durable(folder / SEAL, to_json(_seal(contents)))
+    except FileExistsError as error:
+        raise CheckpointError(f"{target}: this checkpoint exists already; nothing published is overwritten") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: cannot write the checkpoint: {error.strerror or error}. Earlier checkpoints are untouched; make "
+            "room or mend the folder, then continue with --resume"
+        ) from error
+    verify(target)
+    return target
+
+
+def _seal(contents: Mapping[str, bytes]) -> dict[str, Any]:
+    """The file list with digests, sealed by a digest of its own."""
+    files = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()
+    }
+    seal: dict[str, Any] = {"format_version": FORMAT_VERSION, "files": files}
+    return {**seal, "sha256": hashlib.sha256(to_json(seal)).hexdigest()}
+
+
+def verify(folder: Path) -> str:
+    """Check every byte of a checkpoint and return its digest.
+
+    Raises:
+        CheckpointError: Not a checkpoint, of an unknown format version, or damaged; every damaged file is named.
+    """
+    if not (folder / SEAL).is_file():
+        raise CheckpointError(f"{folder}: no {SEAL} here, so this is no checkpoint. Give a run folder or a step-... folder")
+    seal = read_json(folder / SEAL)
+    digest = seal.pop("sha256", None)
+    version = seal.get("format_version")
+    if digest != hashlib.sha256(to_json(seal)).hexdigest():
+        raise CheckpointError(_damage(folder, [f"{SEAL} does not match its own digest"]))
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{folder}: format version {version}, this mpt knows {FORMAT_VERSION}. Use the mpt that wrote it")
+    problems = []
+    for name, facts in seal["files"].items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != facts["bytes"]:
+            problems.append(f"{name} has {path.stat().st_size} bytes, expected {facts['bytes']}")
+        elif sha256_file(path) != facts["sha256"]:
+            problems.append(f"{name} has other content than was saved")
+    extra = sorted({path.name for path in folder.iterdir()} - set(seal["files"]) - {SEAL})
+    problems += [f"{name} does not belong to the checkpoint" for name in extra]
+    if problems:
+        raise CheckpointError(_damage(folder, problems))
+    return digest
+
+
+def _damage(folder: Path, problems: list[str]) -> str:
+    others = [path.name for path in list_checkpoints(folder.parent) if path != folder]
+    advice = f"use an older one ({', '.join(others)})" if others else "train again"
+    return f"{folder}: the checkpoint is damaged: {'; '.join(problems)}. Restore it from a copy, or {advice}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of sane size."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{path}: larger than {LARGEST_JSON} bytes; this is no file of mpt")
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint whose every byte is as it was saved.
+
+    Raises:
+        CheckpointError: See `verify`.
+    """
+    verify(folder)
+    try:
+        prompts, heads, optimizer = (safetensors.torch.load_file(folder / name) for name in TENSOR_FILES)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_damage(folder, [str(error)])) from error
+    state, identity = (read_json(folder / name) for name in JSON_FILES)
+    return Checkpoint(prompts=prompts, heads=heads, optimizer=optimizer, state=state, identity=identity)
+
+
+def list_checkpoints(parent: Path) -> list[Path]:
+    """Published checkpoints below a folder, by step."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def latest(run: Path) -> Path | None:
+    """The newest checkpoint of a run folder."""
+    found = list_checkpoints(run / "checkpoints")
+    return found[-1] if found else None
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint of a run folder with the highest dev score, the earliest of equals; else the newest."""
+    scored = []
+    for folder in list_checkpoints(run / "checkpoints"):
+        score = read_json(folder / "state.json").get("score")
+        if score is not None:
+            scored.append((score, folder))
+    return max(scored, key=lambda pair: pair[0])[1] if scored else latest(run)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a user's path means: itself, or the best one of a run folder.
+
+    Raises:
+        CheckpointError: There is none; the nearest name is suggested.
+    """
+    if (path / SEAL).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        found = best(path)
+        if found is None:
+            raise CheckpointError(f"{path}: this run has no checkpoint yet. Wait for its first evaluation, or resume it")
+        return found
+    if path.is_dir():
+        inside = sorted(folder.parent.name for folder in path.glob("*/checkpoints"))
+        hint = f" It holds runs: {', '.join(inside)}." if inside else ""
+        raise CheckpointError(f"{path}: neither a run folder nor a checkpoint.{hint} Give a folder with checkpoints/")
+    siblings = [str(path.parent / it.name) for it in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise CheckpointError(f"{path}: no such folder.{did_you_mean(str(path), siblings)}")
+
+
+def rotate(run: Path, *, keep_last: int) -> None:
+    """Remove all checkpoints of a run but the newest ones and the best."""
+    keep = {*list_checkpoints(run / "checkpoints")[-keep_last:], best(run)}
+    for folder in list_checkpoints(run / "checkpoints"):
+        if folder not in keep:
+            remove_folder(folder)
+
+
+def differences(saved: Any, current: Any, path: str = "") -> list[str]:
+    """Where two identities differ, one line a field, both values shown."""
+    if isinstance(saved, Mapping) and isinstance(current, Mapping):
+        keys = [*saved, *(key for key in current if key not in saved)]
+        lines = []
+        for key in keys:
+            inner = f"{path}.{key}" if path else str(key)
+            lines += differences(saved.get(key), current.get(key), inner)
+        return lines
+    if saved == current:
+        return []
+    if isinstance(saved, list) and isinstance(current, list) and len(str(saved) + str(current)) > 160:
+        gone = [item for item in saved if item not in current]
+        new = [item for item in current if item not in saved]
+        return [f"{path}: only in the checkpoint: {gone or 'nothing'}; only now: {new or 'nothing (the order differs)'}"]
+    return [f"{path}: checkpoint {saved!r}, now {current!r}"]
+
+
+def require_same(saved: Mapping[str, Any], current: Mapping[str, Any], *, folder: Path, remedy: str) -> None:
+    """Refuse a checkpoint that belongs to something else.
+
+    Raises:
+        CheckpointError: Naming every field that differs, with both values.
+    """
+    found = differences(saved, current)
+    if found:
+        raise CheckpointError(
+            f"{folder}: this checkpoint was made for something else:\n  " + "\n  ".join(found) + f"\n{remedy}"
+        )

@@ -1,0 +1,247 @@
+"""The training loop of both stages, from top to bottom on one page.
+
+State is a counter, the trained tensors with their moments, and the scores so far. Everything else (order, dropout,
+learning rate) is a function of the step, so resuming is loading the state and going on.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mpt.config import StageSettings
+from mpt.data.encoded import EncodedTask
+from mpt.data.plan import Plan
+from mpt.model.tagger import Tagger
+from mpt.training.checkpoint import Checkpoint, best, load_checkpoint, rotate, save_checkpoint
+from mpt.training.optimizer import Schedule, build_optimizer, epoch_schedule, linear_schedule, set_learning_rates
+from mpt.training.runlog import RunLog
+from mpt.training.step import StepResult, train_step
+
+Evaluate = Callable[[int | None], Mapping[str, float]]
+"""Scores every task's dev set: sentences to score of each (None for all) -> score in [0, 1] by task."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What training has come to.
+
+    Attributes:
+        step: Optimizer steps done.
+        history: Step and dev score of each task, of every evaluation.
+        scores: The selection score of each evaluation, in the same order.
+        best_tensors: Trained tensors at the best evaluation.
+        stopped_early: Whether patience ran out.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    stopped_early: bool = False
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best evaluation, the earliest of equals."""
+        return max(range(len(self.scores)), key=lambda i: (self.scores[i], -i)) if self.scores else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything one training run works with.
+
+    Attributes:
+        tagger: The model.
+        tasks: Its tasks, by index as in the plan.
+        plan: The order of the run.
+        settings: Optimizer, training, evaluation and checkpoint settings.
+        accelerator: Ranks and device.
+        evaluate: Scores the dev sets.
+        log: Where the run speaks.
+        folder: The run's folder; None saves no checkpoint.
+        identity: What its checkpoints belong to.
+    """
+
+    tagger: Tagger
+    tasks: Sequence[EncodedTask]
+    plan: Plan
+    settings: StageSettings
+    accelerator: Accelerator
+    evaluate: Evaluate
+    log: RunLog
+    folder: Path | None
+    identity: Mapping[str, Any]
+
+
+def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
+    """Train to the last step, or until patience runs out; the model ends with the weights of the best evaluation.
+
+    Args:
+        run: What to train.
+        checkpoint: Where to go on from.
+
+    Raises:
+        TrainingError: Something is not finite.
+        CheckpointError: A checkpoint cannot be written.
+    """
+    settings, training = run.settings, run.settings.training
+    optimizer = build_optimizer(
+        run.tagger,
+        prompt_learning_rate=settings.optimizer.prompt_learning_rate,
+        head_learning_rate=settings.optimizer.head_learning_rate,
+        weight_decay=settings.optimizer.weight_decay,
+    )
+    schedule = _schedule(run)
+    progress = Progress() if checkpoint is None else _restore(run, optimizer, checkpoint)
+    while progress.step < training.steps and not progress.stopped_early:
+        began = time.perf_counter()
+        factor = schedule(progress.step)
+        set_learning_rates(optimizer, factor)
+        result = train_step(
+            progress.step,
+            run.plan.step(progress.step),
+            tagger=run.tagger,
+            tasks=run.tasks,
+            optimizer=optimizer,
+            accelerator=run.accelerator,
+            clip_norm=settings.optimizer.clip_norm,
+            seed=training.seed,
+        )
+        progress.step += 1
+        run.log.step(progress.step, _metrics(result, factor, time.perf_counter() - began))
+        evaluated = progress.step == training.steps or progress.step % settings.evaluation.every_steps == 0
+        if evaluated:
+            _evaluate(run, progress)
+        if run.folder is not None and (evaluated or _due(settings.checkpoints.every_steps, progress.step)):
+            _save(run, optimizer, progress)
+    run.tagger.load_state_dict(progress.best_tensors)
+    return progress
+
+
+def _schedule(run: Run) -> Schedule:
+    optimizer, training = run.settings.optimizer, run.settings.training
+    if optimizer.schedule == "linear":
+        return linear_schedule(warmup_steps=optimizer.warmup_steps, steps=training.steps)
+    pieces = sum(int(task.splits["train"].window_pieces.sum()) for task in run.tasks)
+    per_step = training.tokens_per_micro_batch * training.micro_batches
+    return epoch_schedule(
+        gamma=optimizer.gamma, steps_per_epoch=max(pieces / per_step, 1.0), warmup_steps=optimizer.warmup_steps
+    )
+
+
+def _metrics(result: StepResult, factor: float, seconds: float) -> dict[str, float]:
+    return {
+        "train/loss": result.loss,
+        **{f"train/{task}/loss": loss for task, loss in result.task_loss.items()},
+        "optim/gradient_norm": result.gradient_norm,
+        "optim/schedule": factor,
+        "perf/pieces_per_second": result.num_pieces / seconds,
+    }
+
+
+def _evaluate(run: Run, progress: Progress) -> None:
+    """Score the dev sets and keep the weights when they are the best so far."""
+    settings = run.settings.evaluation
+    by_task = dict(run.evaluate(settings.dev_limit))
+    score = selection_score(by_task, settings.select_by)
+    progress.history.append({"step": progress.step, "tasks": by_task})
+    progress.scores.append(score)
+    metrics = {f"dev/{task.task.name}/{task.task.metric}": by_task[task.task.name] for task in run.tasks}
+    run.log.evaluation(progress.step, {**metrics, "dev/score": score})
+    if progress.best == len(progress.scores) - 1:
+        progress.best_tensors = {name: value.detach().clone() for name, value in run.tagger.state_dict().items()}
+    waited = len(progress.scores) - 1 - (progress.best or 0)
+    if settings.patience is not None and waited >= settings.patience:
+        progress.stopped_early = True
+        run.log.say(f"step {progress.step}: no better dev score in {waited} evaluations; stopping early")
+
+
+def selection_score(by_task: Mapping[str, float], select_by: str) -> float:
+    """One number to choose a checkpoint by: the unweighted mean, the minimum, or one task's score."""
+    if select_by == "macro_mean":
+        return sum(by_task.values()) / len(by_task)
+    return min(by_task.values()) if select_by == "min" else by_task[select_by]
+
+
+def _due(interval: int | None, step: int) -> bool:
+    return interval is not None and step % interval == 0
+
+
+def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    assert run.folder is not None
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        evaluated = bool(progress.history) and progress.history[-1]["step"] == progress.step
+        state = {
+            "step": progress.step,
+            "score": progress.scores[-1] if evaluated else None,
+            "stopped_early": progress.stopped_early,
+            "history": progress.history,
+            "scores": progress.scores,
+        }
+        checkpoint = Checkpoint(
+            **_trained_tensors(run.tagger),
+            optimizer=_optimizer_tensors(run.tagger, optimizer),
+            state=state,
+            identity=run.identity,
+        )
+        save_checkpoint(run.folder / "checkpoints", checkpoint)
+        rotate(run.folder, keep_last=run.settings.checkpoints.keep_last)
+    run.accelerator.wait_for_everyone()
+
+
+def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
+    slots = [] if tagger.bank is None else list(tagger.bank.slots)
+    heads = {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()}
+    return {
+        "prompts": {f"slot{i}": slot.detach().cpu().contiguous() for i, slot in enumerate(slots)},
+        "heads": {name: parameter.detach().cpu().contiguous() for name, parameter in heads.items()},
+    }
+
+
+def _optimizer_tensors(tagger: Tagger, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and counts, named like the parameter; a head that was never drawn has none."""
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in tagger.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _restore(run: Run, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> Progress:
+    """Put a checkpoint's tensors, moments and counters in place."""
+    run.tagger.load_state_dict(trained_state(run.tagger, checkpoint))
+    parameters = dict(run.tagger.named_parameters())
+    for name, value in checkpoint.optimizer.items():
+        parameter, key = name.rsplit("/", 1)
+        optimizer.state[parameters[parameter]][key] = value if key == "step" else value.to(parameters[parameter].device)
+    state = checkpoint.state
+    progress = Progress(
+        step=checkpoint.step,
+        history=list(state["history"]),
+        scores=list(state["scores"]),
+        stopped_early=bool(state["stopped_early"]),
+    )
+    if progress.scores and run.folder is not None:
+        best_folder = best(run.folder)
+        assert best_folder is not None, "the checkpoint that is resumed is there"
+        progress.best_tensors = trained_state(run.tagger, load_checkpoint(best_folder))
+    return progress
+
+
+def trained_state(tagger: Tagger, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A checkpoint's prompts and heads under the names of `tagger.state_dict()`."""
+    slots = [] if tagger.bank is None else range(len(tagger.bank.slots))
+    return {
+        **{f"bank.slots.{slot}": checkpoint.prompts[f"slot{slot}"] for slot in slots},
+        **{
+            f"_heads.task_{task}.{name}": checkpoint.heads[f"{task}.{name}"]
+            for task, head in tagger.heads.items()
+            for name, _ in head.named_parameters()
+        },
+    }

@@ -1,0 +1,123 @@
+"""One optimizer step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+
+from mpt.data.batch import Batch, collate
+from mpt.data.encoded import EncodedTask
+from mpt.data.plan import MicroBatch
+from mpt.errors import TrainingError
+from mpt.model.tagger import Tagger
+from mpt.seeding import torch_generator
+from mpt.training.gradients import GradientBuffer
+from mpt.training.optimizer import clip_gradients
+
+PLACES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step did, over all ranks.
+
+    Attributes:
+        loss: Mean over the step's draws of the task's mean loss per labelled word, in nats.
+        task_loss: The same for each task of the step, without loss weights.
+        gradient_norm: Total norm before clipping.
+        num_pieces: Real word pieces, padding not counted.
+    """
+
+    loss: float
+    task_loss: Mapping[str, float]
+    gradient_norm: float
+    num_pieces: int
+
+
+def train_step(
+    step: int,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    tagger: Tagger,
+    tasks: Sequence[EncodedTask],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    clip_norm: float,
+    seed: int,
+) -> StepResult:
+    """Run the micro-batches of one step, sum their gradients in order and move the weights once.
+
+    Each rank computes every W-th micro-batch. Dropout draws from a stream of the micro-batch, not of the rank. Nothing
+    moves when anything is not finite.
+
+    Args:
+        step: Steps done before this one; names the random streams.
+        micro_batches: From `Plan.step`.
+        tagger: The model.
+        tasks: Tasks by index, as in the plan.
+        optimizer: Its learning rates are set.
+        accelerator: Knows the ranks.
+        clip_norm: Total gradient norm to clip to; 0 does not clip.
+        seed: Seed of the run.
+
+    Raises:
+        TrainingError: A loss or gradient is not finite; names the task, the step and the sentences. The weights are
+            those of the step before.
+    """
+    names = [tasks[micro_batch.task].task.name for micro_batch in micro_batches]
+    buffer = GradientBuffer(tagger, names)
+    for number in range(accelerator.process_index, len(micro_batches), accelerator.num_processes):
+        micro_batch = micro_batches[number]
+        batch = _batch(micro_batch, tasks, tagger).to(tagger.backbone.device)
+        assert batch.labels_M is not None
+        scores = tagger(names[number], batch, generator=torch_generator(seed, "dropout", step, number))
+        loss = functional.cross_entropy(scores, batch.labels_M, reduction="sum") * micro_batch.weight
+        loss.backward()
+        buffer.take(names[number], loss)
+    vectors = buffer.gather(accelerator)
+    for micro_batch, vector in zip(micro_batches, vectors, strict=True):
+        if not bool(torch.isfinite(vector).all()):
+            raise TrainingError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
+    optimizer.zero_grad(set_to_none=True)
+    buffer.assign(vectors)
+    norm = clip_gradients(tagger.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    losses = vectors[:, -1].tolist()
+    return StepResult(
+        loss=sum(losses),
+        task_loss=_task_losses(losses, micro_batches, tasks),
+        gradient_norm=float(norm),
+        num_pieces=sum(int(tasks[m.task].splits["train"].window_pieces[m.windows].sum()) for m in micro_batches),
+    )
+
+
+def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
+    split = tasks[micro_batch.task].splits["train"]
+    return collate(split, micro_batch.windows, pad=tagger.backbone.word_pieces.pad)
+
+
+def _task_losses(
+    losses: Sequence[float], micro_batches: Sequence[MicroBatch], tasks: Sequence[EncodedTask]
+) -> dict[str, float]:
+    """Mean loss per word of each task: the summed loss is what remains when a micro-batch's weight is taken off."""
+    sums: dict[str, float] = {}
+    words: dict[str, int] = {}
+    for loss, micro_batch in zip(losses, micro_batches, strict=True):
+        encoded = tasks[micro_batch.task]
+        name = encoded.task.name
+        sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
+        words[name] = words.get(name, 0) + int(encoded.splits["train"].window_words[micro_batch.windows].sum())
+    return {name: sums[name] / words[name] for name in sums}
+
+
+def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
+    places = encoded.places("train", [int(window) for window in micro_batch.windows[:PLACES_SHOWN]])
+    return (
+        f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before it '
+        f"reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
+        f"{', ...' if len(micro_batch.windows) > PLACES_SHOWN else ''}. "
+        "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and resume from the last checkpoint"
+    )
