@@ -16,6 +16,7 @@ LAYERS = ("ground", "data", "model", "training", "evaluation", "stages", "servin
 MAX_LINES = {"mpt": 400, "pipelines": 80}
 MAX_FUNCTION_LINES = 60
 LIGHT = (
+    "mpt.cli",
     "mpt.data.validate",
     "mpt.data.synthetic",
     "mpt.evaluation.report",

@@ -94,11 +94,9 @@ def _viterbi(sentences: Sequence[Float[ndarray, "W C"]], begin: Int[ndarray, "C"
     total_NC = np.where(begin < 0, scores_NWC[:, 0], -np.inf)
     back_NWC = np.zeros(scores_NWC.shape, dtype=np.int16 if len(begin) < 2**15 else np.int32)
     for word in range(1, scores_NWC.shape[1]):
-        # Padding scores 0 for every label, but would let the path leave an entity: finished rows stand still.
-        running_N = word < lengths
+        # A finished sentence keeps its totals; then its best label is its own best predecessor through the padding.
         step_NC, back_NWC[:, word] = _advance(total_NC, scores_NWC[:, word], begin, inside)
-        total_NC = np.where(running_N[:, None], step_NC, total_NC)
-        back_NWC[~running_N, word] = np.arange(len(begin))
+        total_NC = np.where((word < lengths)[:, None], step_NC, total_NC)
     return _trace(total_NC, back_NWC, lengths)
 
 

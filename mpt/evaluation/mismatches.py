@@ -36,8 +36,8 @@ class SpanErrors:
 def pair_spans(gold: frozenset[Span], predicted: frozenset[Span]) -> Iterator[tuple[Span | None, Span | None]]:
     """Pair the wrong spans of one sentence one to one, the closest first; None stands for a missing partner.
 
-    Equal borders are closest, then overlaps of one type, then other overlaps; long overlaps before short ones, then the
-    order in the sentence.
+    Overlaps of one type are closest, then long overlaps, then the order in the sentence. Spans with equal borders
+    overlap nothing else, so they always find each other.
     """
     overlaps = [(a, b) for a in gold for b in predicted if a.start < b.end and b.start < a.end]
     overlaps.sort(key=_closeness)
@@ -51,11 +51,10 @@ def pair_spans(gold: frozenset[Span], predicted: frozenset[Span]) -> Iterator[tu
     yield from ((None, b) for b in free_predicted)
 
 
-def _closeness(pair: tuple[Span, Span]) -> tuple[bool, bool, int, int, int]:
+def _closeness(pair: tuple[Span, Span]) -> tuple[bool, int, int, int]:
     a, b = pair
-    same_borders = (a.start, a.end) == (b.start, b.end)
     overlap = min(a.end, b.end) - max(a.start, b.start)
-    return not same_borders, a.type != b.type, -overlap, a.start, b.start
+    return a.type != b.type, -overlap, a.start, b.start
 
 
 def category(gold: Span | None, predicted: Span | None) -> str:

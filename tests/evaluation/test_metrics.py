@@ -129,6 +129,13 @@ def test_one_prediction_over_two_gold_spans_pairs_with_the_closest_and_misses_th
     assert result.confusion == {"PER": {"PER": 1, NONE: 1}, "LOC": {NONE: 1}}
 
 
+def test_pairs_prefer_the_same_type_and_then_the_longer_overlap():
+    by_type = spans_score([span("LOC", 0, 4), span("PER", 4, 6)], [span("PER", 0, 6)])
+    assert by_type.confusion == {"PER": {"PER": 1}, "LOC": {NONE: 1}}
+    by_length = spans_score([span("LOC", 0, 2), span("misc-work", 2, 6)], [span("PER", 0, 6)])
+    assert by_length.confusion == {"LOC": {NONE: 1}, "misc-work": {"PER": 1}}
+
+
 def test_confusion_by_type():
     gold = [span("PER", 0, 1), span("LOC", 2, 3), span("misc-work", 4, 6)]
     predicted = [span("PER", 0, 1), span("PER", 2, 3), span("LOC", 8, 9)]
