@@ -6,7 +6,6 @@ come back with their tags or spans replaced. Running text (text, snips, rasa) be
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -30,6 +29,7 @@ from mpt.data.source import (
 from mpt.data.tags import from_bio, split_tag
 from mpt.data.words import char_spans, find_words
 from mpt.errors import DataError
+from mpt.files import replace_durable
 
 _SPAN_TAG = re.compile(r"O|[BIESLU]-.+")
 
@@ -217,13 +217,7 @@ def _encoded(text: str, encoding: str) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_durable(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
