@@ -1,0 +1,314 @@
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from mpt.data.files import find_files
+from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.tasks import load_task, load_tasks, source_format
+from mpt.errors import DataError, ManifestError, MptError
+
+REPO = Path(__file__).parents[2]
+DATA = Path(os.environ.get("MPT_DATA", REPO / "../shared/data")).resolve()
+TRAIN = "Ada B-PER\nLi I-PER\nsat O\n\nin O\nRome B-LOC\n\nBo B-PER\n"
+DEV = "Oslo B-LOC\n\nAda B-PER\n"
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Write data files and a manifest of one task `t`; fields are given as YAML text."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(contents: dict[str, str] | None = None, /, **fields: str) -> Manifest:
+        for name, content in {"train": TRAIN, "dev": DEV, **(contents or {})}.items():
+            path = Path("data") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        base = {
+            "family": "ner",
+            "files": "{train: train, dev: dev}",
+            "columns": "{word: 0, tag: 1}",
+            "scheme": "iob2",
+        }
+        fields = {**base, **fields}
+        lines = "".join(f"    {key}: {value}\n" for key, value in fields.items() if value)
+        Path("m.yaml").write_text(f"version: 1\nname: demo\nroot: data\ntasks:\n  t:\n{lines}")
+        return load_manifest(Path("m.yaml"))
+
+    return run
+
+
+def problems(manifest: Manifest, **arguments) -> list[str]:
+    with pytest.raises(MptError) as caught:
+        load_task(manifest, "t", **arguments)
+    return [it.replace(f"{manifest.root}/", "") for it in caught.value.problems]
+
+
+def texts(sentences) -> list[str]:
+    return [" ".join(it.words) for it in sentences]
+
+
+# Reading
+
+
+def test_a_task_has_its_splits_labels_and_digests(make):
+    task, notices = load_task(make(), "t")
+    assert (task.name, task.family, task.scheme, task.metric) == ("t", "ner", "iob2", "span_f1")
+    assert task.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+    assert texts(task.splits["train"]) == ["Ada Li sat", "in Rome", "Bo"]
+    assert texts(task.splits["dev"]) == ["Oslo", "Ada"]
+    assert task.splits["train"][0].tags == ("B-PER", "I-PER", "O")
+    assert task.digests == {
+        "train": hashlib.sha256(TRAIN.encode()).hexdigest(),
+        "dev": hashlib.sha256(DEV.encode()).hexdigest(),
+    }
+    assert notices == []
+
+
+def test_the_files_own_scheme_becomes_bio2(make):
+    task, _ = load_task(make({"train": "a I-X\nb I-X\n\nc I-X\nd B-X\n", "dev": "a I-X\n"}, scheme="iob1"), "t")
+    assert [it.tags for it in task.splits["train"]] == [("B-X", "I-X"), ("B-X", "B-X")]
+
+
+def test_lists_and_globs_are_read_in_order(make):
+    files = {f"part-{n}": f"w{n} B-X\n" for n in (2, 1, 3)}
+    listed, _ = load_task(make(files, files="{train: [part-3, part-1], dev: dev}", on_unseen_label="map_to_o"), "t")
+    assert texts(listed.splits["train"]) == ["w3", "w1"]
+    globbed, _ = load_task(make(files, files='{train: "part-*", dev: dev}', on_unseen_label="map_to_o"), "t")
+    assert texts(globbed.splits["train"]) == ["w1", "w2", "w3"]
+
+
+def test_only_the_splits_that_are_asked_for_are_read(make):
+    manifest = make(files="{train: train, dev: dev, test: withheld}")
+    assert set(load_task(manifest, "t")[0].splits) == {"train", "dev"}
+    assert set(load_task(manifest, "t", splits=["dev"])[0].splits) == {"dev"}
+    assert set(load_task(make(), "t", splits=["test", "dev"])[0].splits) == {"dev"}
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ("{train: trian, dev: dev}", 'm.yaml:7:20: tasks.t.files.train: "trian" not found in ROOT. Nearby: train.'),
+        ("{train: sub, dev: dev}", 'm.yaml:7:20: tasks.t.files.train: "sub" is a folder in ROOT.'),
+        ('{train: "*.tsv", dev: dev}', 'm.yaml:7:20: tasks.t.files.train: "*.tsv" not found in ROOT.'),
+        ("{train: train, dev: train}", "m.yaml:7:32: tasks.t.files.dev: train is given twice, in train and dev."),
+        ('{train: [train, "tr*n"], dev: dev}', "tasks.t.files.train: train is given twice, in train and train."),
+    ],
+)
+def test_a_file_that_is_not_there_or_there_twice_is_named(make, files, problem):
+    manifest = make({"sub/x": ""}, files=files)
+    (found,) = problems(manifest)
+    assert problem.replace("ROOT", str(manifest.root)) in found
+
+
+def test_links_may_not_leave_root(make, tmp_path):
+    (tmp_path / "secret").write_text(TRAIN)
+    manifest = make(files="{train: link, dev: dev}")
+    (manifest.root / "link").symlink_to(tmp_path / "secret")
+    assert problems(manifest) == [
+        f'm.yaml:7:20: tasks.t.files.train: "link" is a link that leaves root ({tmp_path.resolve()}/secret). '
+        "Copy it, or move root."
+    ]
+    manifest = make(files="{train: inner, dev: dev}")
+    (manifest.root / "inner").symlink_to(manifest.root / "train")
+    assert list(find_files(manifest, "t", ["train"])["train"]) == ["inner"]
+
+
+def test_hashes_are_verified_and_complete(make):
+    right, wrong = hashlib.sha256(TRAIN.encode()).hexdigest(), "0" * 64
+    dev = hashlib.sha256(DEV.encode()).hexdigest()
+    load_task(make(sha256=f"{{train: {right}, dev: {dev}}}"), "t")
+    assert problems(make(sha256=f'{{train: "{wrong}"}}')) == [
+        f"train: SHA-256 is {right}, the manifest says {wrong}: the data changed. Get the declared version, or correct "
+        "m.yaml:10:13: tasks.t.sha256.",
+        f"m.yaml:10:13: tasks.t.sha256: no hash for a file that the task reads. Add dev: {dev}",
+    ]
+
+
+def test_problems_of_all_files_come_at_once(make):
+    found = problems(make({"train": "a B-X\nb\n", "dev": "c I-X\nd Q\n"}))
+    assert {it.split(":")[0] for it in found} == {"train", "dev"}
+    assert any(it.startswith("train:2") for it in found)
+
+
+# Labels
+
+
+def test_declared_labels_keep_their_order(make):
+    task, _ = load_task(make(labels="[LOC, MISC, PER]"), "t")
+    assert task.labels == ("O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-PER", "I-PER")
+
+
+def test_raw_labels_are_the_tags(make):
+    task, _ = load_task(make({"train": "a DET\nb -\n", "dev": "b -\n"}, family="pos", scheme=""), "t")
+    assert (task.labels, task.metric, task.scheme) == (("DET", "-"), "accuracy", "raw")
+
+
+def test_a_label_that_train_lacks_is_an_error_with_the_line_to_paste(make):
+    dev = "x B-EVENT\ny I-EVENT\n\nz B-no\nu B-EVENT\n"
+    assert problems(make({"dev": dev})) == [
+        'dev:1: label "EVENT" (3 words of dev, first here) is not among the 2 that train has.',
+        'dev:4: label "no" (1 words of dev, first here) is not among the 2 that train has.',
+        "m.yaml:6:5: tasks.t.labels: to keep them write labels: [PER, LOC, EVENT, no]; or use label_map, or set "
+        "on_unseen_label.",
+    ]
+
+
+def test_declared_labels_bind_train_too(make):
+    found = problems(make(labels="[PER]"))
+    assert found[0] == 'train:6: label "LOC" (1 words of train, first here) is not among the 1 that the manifest lists.'
+    assert found[2] == (
+        "m.yaml:10:13: tasks.t.labels: to keep them write labels: [PER, LOC]; or use label_map, or set on_unseen_label."
+    )
+
+
+def test_unseen_labels_can_become_o_or_cost_the_sentence(make):
+    dev = "x B-EVENT\ny I-EVENT\nAda B-PER\n\nz O\n"
+    task, notices = load_task(make({"dev": dev}, on_unseen_label="map_to_o"), "t")
+    assert [it.tags for it in task.splits["dev"]] == [("O", "O", "B-PER"), ("O",)]
+    assert notices == ["t: 2 words of dev set to O, their labels are not listed: EVENT."]
+    task, notices = load_task(make({"dev": dev}, on_unseen_label="drop_sentence"), "t")
+    assert texts(task.splits["dev"]) == ["z"]
+    assert notices == ["t: 1 sentences of dev dropped, they hold labels that are not listed: EVENT."]
+    assert problems(make({"dev": "x B-EVENT\n"}, on_unseen_label="drop_sentence")) == [
+        "m.yaml:6:5: tasks.t: no sentence is left in dev."
+    ]
+
+
+def test_labels_are_renamed_before_anything_else(make):
+    task, notices = load_task(make(label_map="{LOC: null, PER: person, GPE: place}"), "t")
+    assert task.labels == ("O", "B-person", "I-person")
+    assert task.splits["train"][0].tags == ("B-person", "I-person", "O")
+    assert task.splits["train"][1].tags == ("O", "O")
+    assert notices == ["t: label_map renames GPE, which occurs in none of train, dev."]
+
+
+def test_two_types_can_become_one(make):
+    task, _ = load_task(make({"train": "a B-X\nb B-Y\nc I-Y\n", "dev": "a B-X\n"}, label_map="{Y: X}"), "t")
+    assert task.labels == ("O", "B-X", "I-X")
+    assert task.splits["train"][0].tags == ("B-X", "B-X", "I-X")
+
+
+def test_raw_labels_are_renamed_whole(make):
+    files = {"train": "a B-X\nb Y\n", "dev": "a Y\n"}
+    task, _ = load_task(make(files, family="tag", scheme="", label_map="{B-X: Z}"), "t")
+    assert task.labels == ("Z", "Y")
+
+
+def test_a_train_split_without_entities_is_an_error(make):
+    assert problems(make({"train": "a O\n", "dev": "b O\n"})) == [
+        "m.yaml:6:5: tasks.t: no word of train has a label other than O. Are columns and label_map right?"
+    ]
+
+
+# Splits and samples
+
+
+def test_dev_comes_out_of_train_when_declared(make):
+    train = "".join(f"w{i} B-X\n\n" for i in range(40))
+    manifest = make({"train": train}, files="{train: train}", dev_fraction="0.25")
+    task, notices = load_task(manifest, "t")
+    assert (len(task.splits["train"]), len(task.splits["dev"])) == (30, 10)
+    assert set(texts(task.splits["train"])).isdisjoint(texts(task.splits["dev"]))
+    assert notices == ["t: dev is 10 sentences (25.0%) taken out of train by sentence; train keeps 30."]
+    assert load_task(manifest, "t")[0].splits == task.splits
+
+
+def test_whole_documents_become_dev(make):
+    train = "".join("-DOCSTART- O\n\n" + f"w{d} B-X\n\n" * 4 for d in range(10))
+    manifest = make(
+        {"train": train}, files="{train: train}", dev_fraction="0.2", dev_by="document", docstart="-DOCSTART-"
+    )
+    task, _ = load_task(manifest, "t")
+    assert len(task.splits["dev"]) == 8
+    assert {it.document for it in task.splits["train"]}.isdisjoint({it.document for it in task.splits["dev"]})
+
+
+def test_a_document_mark_that_does_not_occur_is_noticed(make):
+    _, notices = load_task(make({"train": f"-DOCSTART- O\n\n{TRAIN}"}, docstart="-DOCSTART-"), "t")
+    assert notices == ['t: docstart "-DOCSTART-" does not occur in dev.']
+
+
+def test_max_examples_samples_train_but_not_its_labels(make):
+    train = "".join(f"w{i} B-T{i}\n\n" for i in range(10))
+    task, notices = load_task(make({"train": train, "dev": "x B-T1\n"}, max_examples="4"), "t")
+    assert len(task.splits["train"]) == 4
+    assert len(task.labels) == 21
+    assert notices == ["t: train is a sample of 4 of 10 sentences (max_examples)."]
+    _, notices = load_task(make(max_examples="99"), "t")
+    assert notices == ["t: max_examples 99 leaves train as it is: it has 3 sentences."]
+
+
+# Several tasks
+
+
+def test_tasks_come_in_the_manifests_order_with_all_problems_at_once(make):
+    make()
+    spec = "{family: ner, columns: {word: 0, tag: 1}, scheme: iob2, files: {train: %s, dev: dev}}"
+    lines = "".join(f"  {name}: {spec % train}\n" for name, train in (("b", "train"), ("a", "train"), ("c", "no1")))
+    Path("m.yaml").write_text(f"version: 1\nname: demo\nroot: data\ntasks:\n{lines}")
+    manifest = load_manifest(Path("m.yaml"))
+    assert [it.name for it in load_tasks(manifest, names=["a", "b"])[0]] == ["b", "a"]
+    Path("data/train").write_text("x\n")
+    with pytest.raises(DataError) as caught:
+        load_tasks(manifest)
+    assert len(caught.value.problems) == 2  # the broken file once, although two tasks read it, and the missing one
+    with pytest.raises(ManifestError) as caught:
+        load_tasks(manifest, names=["d", "e"])
+    assert len(caught.value.problems) == 2
+
+
+def test_the_source_format_holds_what_the_manifest_says(make):
+    fields = {"delimiter": "tab", "comment_prefix": '"# "', "docstart": "X", "encoding": "latin-1", "repair": "begin"}
+    source = source_format(make(label_map="{a: b}", **fields).tasks["t"])
+    assert (source.format, source.scheme, source.word_column, source.tag_column) == ("conll", "iob2", 0, 1)
+    assert (source.delimiter, source.comment_prefix, source.docstart) == ("tab", "# ", "X")
+    assert (source.encoding, source.repair, source.label_map) == ("latin-1", "begin", {"a": "b"})
+    spec = make(format="jsonl", columns="", fields="{tokens: words, spans: ents}").tasks["t"]
+    assert (source_format(spec).words_field, source_format(spec).spans_field) == ("words", "ents")
+
+
+# Real data
+
+SHIPPED = {
+    "open_ner": {
+        "wnut17": (3394, 1009, 1287, 6),
+        "wikigold": (1526, 170, None, 4),
+        "bc5cdr": (4560, 4581, 4797, 2),
+        "ncbi_disease": (5424, 923, 940, 1),
+        "crossner_politics": (200, 541, 651, 9),
+        "crossner_literature": (100, 400, 416, 12),
+        "crossner_music": (100, 380, 465, 13),
+    },
+    "open_targets": {
+        "crossner_ai": (100, 350, 431, 14),
+        "sec_filings": (1075, 89, 303, 4),
+        "bc2gm": (12574, 2519, 5038, 1),
+    },
+    "open_slots": {"snips": (12406, 1378, 700, 39), "hwu64": (8964, 996, 1076, 54)},
+    "open_pos": {"ud_ewt": (12544, 2001, 2077, 17)},
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_open_manifests_read_the_published_data(name, monkeypatch):
+    if not DATA.is_dir():
+        pytest.skip(f"no data in {DATA}; set MPT_DATA")
+    monkeypatch.setenv("MPT_DATA", str(DATA))
+    manifest = load_manifest(REPO / "data_manifests" / f"{name}.yaml")
+    tasks, _ = load_tasks(manifest, splits=("train", "dev", "test"))
+    found = {
+        task.name: (
+            *(len(task.splits[split]) if split in task.splits else None for split in ("train", "dev", "test")),
+            len(task.labels) if task.metric == "accuracy" else len(task.labels) // 2,
+        )
+        for task in tasks
+    }
+    assert found == SHIPPED[name]
+    if name == "open_ner":
+        corpus = {task.name: task for task in tasks}
+        assert "B-creative-work" in corpus["wnut17"].labels
+        assert not {it.document for it in corpus["wikigold"].splits["train"]} & {
+            it.document for it in corpus["wikigold"].splits["dev"]
+        }
