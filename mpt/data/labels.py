@@ -83,10 +83,10 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Sentences, kinds: Se
             continue
         if spec.on_unseen_label == "drop_sentence":
             sentences[split] = [it for it in sentences[split] if id(it) not in hit]
-            notices.append(f"{len(hit):,} sentences of {split} dropped, they hold labels that are not listed: {names}.")
+            notices.append(f"sentences dropped from {split}: {len(hit):,}, for labels that are not listed: {names}.")
         else:
             sentences[split] = [_without_unseen(it, listed, spec) if id(it) in hit else it for it in sentences[split]]
-            notices.append(f"{len(found):,} words of {split} set to O, their labels are not listed: {names}.")
+            notices.append(f"words of {split} set to O: {len(found):,}, for labels that are not listed: {names}.")
     return notices
 
 
@@ -140,7 +140,7 @@ def _unseen_problems(
         for kind in list(counts)[:MAX_LISTED]:
             sentence, index = first[kind]
             problems.append(
-                f'{sentence.path}:{sentence.lines[index]}: label "{kind}" ({counts[kind]} words of {split}, first here)'
+                f'{sentence.path}:{sentence.lines[index]}: label "{kind}" ({counts[kind]}x in {split}, first here)'
                 f" is not among the {len(kinds)} that {source}."
             )
         if len(counts) > MAX_LISTED:

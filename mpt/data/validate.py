@@ -149,14 +149,18 @@ def render(report: Report, *, width: int | None = None) -> RenderableType:
         f"share: of the micro-batches. epochs: how often a run over {report.total_words:,} words ({report.passes:g} "
         f"passes over all train splits) sees each training sentence."
     )
-    parts: list[RenderableType] = [Text(heading, style="bold"), _table(report.tasks), *_lines([assumed], width, "")]
+    parts: list[RenderableType] = [
+        *_lines([heading], width, style="bold"),
+        _table(report.tasks),
+        *_lines([assumed], width),
+    ]
     if any(row.limit is not None for row in report.tasks):
-        parts.append(Text("*: held at its repetition limit; the other tasks share what that frees."))
+        parts += _lines(["*: held at its repetition limit; the other tasks share what that frees."], width)
     title = f"Sentences in several places (compared without case and punctuation, from {MIN_WORDS} words)"
     overlaps = [_overlap_line(overlap) for overlap in report.overlaps]
     for heading, lines in (("Notices", report.notices), (title, overlaps), ("Licences", _licences(report.tasks))):
         if lines:
-            parts += [Text(), Text(heading, style="bold"), *_lines(lines, width, "  ")]
+            parts += [Text(), *_lines([heading], width, style="bold"), *_lines(lines, width, indent="  ")]
     return Group(*parts)
 
 
@@ -196,7 +200,7 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
             found.append(f"{row.name}: has no test split.")
         if row.long_sentences:
             found.append(
-                f"{row.name}: {row.long_sentences} sentences of more than {LONG_WORDS} words, the longest has "
+                f"{row.name}: sentences of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "
                 f"{row.longest_words} ({row.longest}). Windows cut them at words; nothing is lost."
             )
     families = list(dict.fromkeys(row.family for row in rows))
@@ -218,14 +222,14 @@ def _table(rows: Sequence[TaskReport]) -> Table:
     return table
 
 
-def _lines(lines: Sequence[str], width: int | None, indent: str) -> list[Text]:
+def _lines(lines: Sequence[str], width: int | None, *, indent: str = "", style: str = "") -> list[Text]:
     shown = [indent + printable(line) for line in lines]
     if width is not None:
         deeper = indent + "  " if indent else ""
         shown = [
             fill(it, width, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False) for it in shown
         ]
-    return [Text(line) for line in shown]
+    return [Text(line, style=style) for line in shown]
 
 
 def _overlap_line(overlap: Overlap) -> str:

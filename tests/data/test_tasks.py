@@ -148,8 +148,8 @@ def test_raw_labels_are_the_tags(make):
 def test_a_label_that_train_lacks_is_an_error_with_the_line_to_paste(make):
     dev = "x B-EVENT\ny I-EVENT\n\nz B-no\nu B-EVENT\n"
     assert problems(make({"dev": dev})) == [
-        'dev:1: label "EVENT" (3 words of dev, first here) is not among the 2 that train has.',
-        'dev:4: label "no" (1 words of dev, first here) is not among the 2 that train has.',
+        'dev:1: label "EVENT" (3x in dev, first here) is not among the 2 that train has.',
+        'dev:4: label "no" (1x in dev, first here) is not among the 2 that train has.',
         "m.yaml:6:5: tasks.t.labels: to keep them write labels: [PER, LOC, EVENT, no]; or use label_map, or set "
         "on_unseen_label.",
     ]
@@ -157,7 +157,7 @@ def test_a_label_that_train_lacks_is_an_error_with_the_line_to_paste(make):
 
 def test_declared_labels_bind_train_too(make):
     found = problems(make(labels="[PER]"))
-    assert found[0] == 'train:6: label "LOC" (1 words of train, first here) is not among the 1 that the manifest lists.'
+    assert found[0] == 'train:6: label "LOC" (1x in train, first here) is not among the 1 that the manifest lists.'
     assert found[2] == (
         "m.yaml:10:13: tasks.t.labels: to keep them write labels: [PER, LOC]; or use label_map, or set on_unseen_label."
     )
@@ -167,10 +167,10 @@ def test_unseen_labels_can_become_o_or_cost_the_sentence(make):
     dev = "x B-EVENT\ny I-EVENT\nAda B-PER\n\nz O\n"
     task, notices = load_task(make({"dev": dev}, on_unseen_label="map_to_o"), "t")
     assert [it.tags for it in task.splits["dev"]] == [("O", "O", "B-PER"), ("O",)]
-    assert notices == ["t: 2 words of dev set to O, their labels are not listed: EVENT."]
+    assert notices == ["t: words of dev set to O: 2, for labels that are not listed: EVENT."]
     task, notices = load_task(make({"dev": dev}, on_unseen_label="drop_sentence"), "t")
     assert texts(task.splits["dev"]) == ["z"]
-    assert notices == ["t: 1 sentences of dev dropped, they hold labels that are not listed: EVENT."]
+    assert notices == ["t: sentences dropped from dev: 1, for labels that are not listed: EVENT."]
     assert problems(make({"dev": "x B-EVENT\n"}, on_unseen_label="drop_sentence")) == [
         "m.yaml:6:5: tasks.t: no sentence is left in dev."
     ]
