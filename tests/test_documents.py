@@ -1,0 +1,41 @@
+"""The documents at the root speak of files that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[A-Z]+\.md|Makefile)`")
+
+
+def missing(text):
+    return [name for name in FILE.findall(text) if not (ROOT / name).exists() and not name.startswith(".venv/")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_exist(document):
+    assert missing((ROOT / document).read_text()) == []
+
+
+def test_a_file_that_is_gone_would_be_found():
+    assert missing("see `mpt/nowhere.py`, `mpt/errors.py` and `GONE.md`") == ["mpt/nowhere.py", "GONE.md"]
+
+
+def test_every_make_target_in_the_documents_exists():
+    named = set(re.findall(r"`make ([a-z-]+)`", "".join((ROOT / document).read_text() for document in DOCUMENTS)))
+    assert named
+    assert named <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def test_every_make_target_is_declared_phony_and_explained():
+    makefile = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## \w", makefile, flags=re.MULTILINE))
+
+
+def test_ci_runs_what_contributors_run():
+    runner = ROOT / ".ci" / "run"
+    assert runner.stat().st_mode & 0o111
+    assert runner.read_text().rstrip().endswith("\nmake test")
