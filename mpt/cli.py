@@ -6,7 +6,6 @@ and keeps its traceback. torch is imported by the commands that need it, so that
 
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +13,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mpt import __version__
 from mpt.errors import MptError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. training.seed=1.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. training.seed=1.")
+]
 Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
 
 
 @app.command()
 def validate(
     manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
-    passes: Annotated[float, typer.Option(help="Length of the run for the epochs column, in passes over all tasks.")] = 10,
+    passes: Annotated[
+        float, typer.Option(help="Length of the run for the epochs column, in passes over all tasks.")
+    ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check a manifest and all its files, and print the mixture. Needs no backbone."""
@@ -39,7 +41,9 @@ def validate(
 def pretrain(
     config: Config,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME-OF-CONFIG when not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run folder.")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Pretrain one shared prompt on a mixture of tasks."""

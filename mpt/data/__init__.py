@@ -1,0 +1,1 @@
+"""Manifests, readers, tags, tokenization, mixtures and batches."""

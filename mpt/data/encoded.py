@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mpt.data.schema import Split
 from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
 from mpt.data.tokenization import EncodedSplit, WordPieces, encode
@@ -18,13 +19,13 @@ class EncodedTask:
     """
 
     task: Task
-    splits: Mapping[str, EncodedSplit]
+    splits: Mapping[Split, EncodedSplit]
 
-    def sentences(self, split: str) -> Sequence[Sentence]:
+    def sentences(self, split: Split) -> Sequence[Sentence]:
         """The sentences that an encoded split was made of."""
         return self.task.splits[split]
 
-    def places(self, split: str, windows: Sequence[int]) -> list[str]:
+    def places(self, split: Split, windows: Sequence[int]) -> list[str]:
         """`file:line` of the sentences that windows are part of."""
         encoded = self.splits[split]
         return [self.task.splits[split][encoded.sentence_of(window)].where for window in windows]
@@ -39,7 +40,7 @@ def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[
     Raises:
         DataError: See `mpt.data.tokenization.encode`.
     """
-    splits: dict[str, EncodedSplit] = {}
+    splits: dict[Split, EncodedSplit] = {}
     notices: list[str] = []
     for name, sentences in task.splits.items():
         splits[name], found = encode(

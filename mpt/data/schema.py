@@ -151,6 +151,7 @@ class TaskSpec(Settings):
     long: Literal["window", "error"] = "window"
     no_piece: Literal["unknown", "error"] = "unknown"
     max_examples: PositiveInt | None = None
+    shots: tuple[PositiveInt, ...] = ()
     max_epochs: PositiveFloat | None = None
     rate: PositiveFloat | None = None
     loss_weight: PositiveFloat = 1.0

@@ -8,6 +8,7 @@ after the other, are therefore the scores of its words in order: stitching is co
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -239,7 +240,7 @@ def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, i
     # A word seen by two windows goes to the one where its nearer edge is farther away; the border between two
     # neighbours is the middle of what both see, and ties go to the earlier.
     borders = [0]
-    for (_, last), (first, _) in zip(spans, spans[1:], strict=False):
+    for (_, last), (first, _) in pairwise(spans):
         middle = (ends[first] + ends[last]) / 2
         centres = (ends[first:last] + ends[first + 1 : last + 1]) / 2
         borders.append(max(borders[-1], first + int(np.searchsorted(centres, middle, side="right"))))

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 
 from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.encoded import EncodedTask
+from mpt.data.schema import Split
 from mpt.data.tokenization import EncodedSplit
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.metrics import Score, score
@@ -51,7 +52,7 @@ def predict_split(
     return decode_many(word_scores(tagger, task, split, sentences), tagger.head(task).labels, span_task)
 
 
-def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: str, *, limit: int | None = None) -> Score:
+def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: int | None = None) -> Score:
     """Score one task on one of its splits.
 
     Args:
@@ -71,12 +72,12 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: str, *, limit: in
         span_task=encoded.task.metric == "span_f1",
         sentences=chosen,
     )
-    gold_tags = [gold[i].tags or () for i in chosen]
+    gold_tags = [gold[i].tags or () for i in chosen.tolist()]
     return score(encoded.task.metric, gold_tags, predicted, encoded.task.labels)
 
 
 def evaluate_tasks(
-    tagger: Tagger, tasks: Sequence[EncodedTask], split: str, *, limit: int | None = None
+    tagger: Tagger, tasks: Sequence[EncodedTask], split: Split, *, limit: int | None = None
 ) -> Mapping[str, Score]:
     """Score every task on a split, by name."""
     return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit) for encoded in tasks}

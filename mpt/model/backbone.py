@@ -1,8 +1,8 @@
 """The frozen language model: found, loaded, frozen, identified and ready for prompts.
 
 A backbone is named in one of three ways: a hub id with a pinned revision, a local folder, or
-`package:NAME/FOLDER` for weights that an installed Python package carries. Weights are read from safetensors only and no
-code of a downloaded repository ever runs.
+`package:NAME/FOLDER` for weights that an installed Python package carries. Weights are read from safetensors only, and
+no code of a downloaded repository ever runs.
 """
 
 import hashlib
@@ -234,8 +234,8 @@ def _enable_checkpointing(model: Any, reference: str) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "attention_dropout") and isinstance(module.attention_dropout, float):
-            module.attention_dropout = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a module, to the type checker)
     model.train()
 
 

@@ -48,7 +48,9 @@ class PromptBank(nn.Module):
         dropout: Chance that a value of a prompt is zeroed in training.
     """
 
-    def __init__(self, prompts: Sequence[Float[Tensor, "L 2 G P D"]], shapes: Sequence[PromptShape], *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, prompts: Sequence[Float[Tensor, "L 2 G P D"]], shapes: Sequence[PromptShape], *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         for prompt, shape in zip(prompts, shapes, strict=True):
             assert tuple(prompt.shape) == shape.tensor_shape, (prompt.shape, shape)
@@ -80,14 +82,20 @@ class PromptBank(nn.Module):
         if slots_B is None:
             by_layer = dict(zip(self.shapes[0].layers, prompts[0], strict=True))
             return [
-                LayerPrompt(keys=by_layer[layer][0][None], values=by_layer[layer][1][None]) if layer in by_layer else None
+                LayerPrompt(keys=by_layer[layer][0][None], values=by_layer[layer][1][None])
+                if layer in by_layer
+                else None
                 for layer in range(self.shapes[0].num_layers)
             ]
         rows_B = torch.searchsorted(torch.tensor(used, device=slots_B.device), slots_B)
         return [self._mixed_layer(layer, used, prompts, rows_B) for layer in range(self.shapes[0].num_layers)]
 
     def _mixed_layer(
-        self, layer: int, used: Sequence[int], prompts: Sequence[Float[Tensor, "L 2 G P D"]], rows_B: Int64[Tensor, " B"]
+        self,
+        layer: int,
+        used: Sequence[int],
+        prompts: Sequence[Float[Tensor, "L 2 G P D"]],
+        rows_B: Int64[Tensor, " B"],
     ) -> LayerPrompt | None:
         """One layer's prompts of several slots, padded to the longest and gathered by row."""
         lengths = [self.shapes[slot].length if layer in self.shapes[slot].layers else 0 for slot in used]
@@ -97,7 +105,11 @@ class PromptBank(nn.Module):
         padded: list[Tensor] = []
         for slot, prompt, length in zip(used, prompts, lengths, strict=True):
             shape = self.shapes[slot]
-            own = prompt[shape.layers.index(layer)] if length else prompt.new_zeros((2, shape.num_heads, 0, shape.head_dim))
+            own = (
+                prompt[shape.layers.index(layer)]
+                if length
+                else prompt.new_zeros((2, shape.num_heads, 0, shape.head_dim))
+            )
             padded.append(functional.pad(own, (0, 0, 0, longest - length)))
         gathered = torch.stack(padded)[rows_B]
         mask: Bool[Tensor, "B P"] | None = None

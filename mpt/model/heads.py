@@ -1,5 +1,7 @@
 """Per-task heads: one linear layer from hidden states to label scores, in float32."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +21,9 @@ class TokenHead(nn.Module):
         dropout: Chance that a value of a hidden state is zeroed in training.
     """
 
-    def __init__(self, hidden_size: int, labels: tuple[str, ...], *, seed: int, task: str, dropout: float = 0.0) -> None:
+    def __init__(
+        self, hidden_size: int, labels: tuple[str, ...], *, seed: int, task: str, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.labels = labels
         self.dropout = dropout
@@ -38,8 +42,9 @@ class TokenHead(nn.Module):
         return functional.linear(hidden_MH, self.weight, self.bias)
 
     @torch.no_grad()
-    def copy_label(self, label: str, source: "TokenHead", source_label: str) -> None:
-        """Start one label's row from another head's row."""
-        ours, theirs = self.labels.index(label), source.labels.index(source_label)
-        self.weight[ours] = source.weight[theirs]
-        self.bias[ours] = source.bias[theirs]
+    def copy_label(self, label: str, sources: Sequence[tuple["TokenHead", str]]) -> None:
+        """Start one label's row from the mean of other heads' rows, given with their names for it."""
+        rows = [(head, head.labels.index(theirs)) for head, theirs in sources]
+        ours = self.labels.index(label)
+        self.weight[ours] = torch.stack([head.weight[row].to(self.weight.device) for head, row in rows]).mean(0)
+        self.bias[ours] = torch.stack([head.bias[row].to(self.bias.device) for head, row in rows]).mean(0)

@@ -91,8 +91,8 @@ def install(model: nn.Module, forward: Callable[[], Any]) -> Injection:
     injection.layer_of = {id(module): layer for layer, module in enumerate(calls)}
     if len(injection.layer_of) != len(calls):
         raise BackboneError(
-            f"{name} runs {len(calls)} layers through {len(injection.layer_of)} shared attention modules; a deep prompt "
-            "needs a module for each layer. Use a backbone without cross-layer sharing"
+            f"{name} runs {len(calls)} layers through {len(injection.layer_of)} shared attention modules; a deep "
+            "prompt needs a module for each layer. Use a backbone without cross-layer sharing"
         )
     injection.prompts = [None] * len(calls)
     return injection
@@ -155,9 +155,7 @@ def widen_mask(
         mask = query.new_ones((1, 1, 1, query.shape[2]), dtype=torch.bool)
     columns = query.new_ones((1, length), dtype=torch.bool) if prompt.mask is None else prompt.mask
     heads, queries = mask.shape[1:3]
-    return torch.cat(
-        [columns[:, None, None, :].expand(rows, heads, queries, -1), mask.expand(rows, -1, -1, -1)], dim=3
-    )
+    return torch.cat([columns[:, None, None, :].expand(rows, heads, queries, -1), mask.expand(rows, -1, -1, -1)], dim=3)
 
 
 def matmul_attention(

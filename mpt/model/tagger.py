@@ -95,9 +95,7 @@ class Tagger(nn.Module):
         return hidden_BSH.flatten(0, 1)[batch.words_M].float()
 
 
-def shifted_positions(
-    backbone: Backbone, batch: Batch, lengths: Int64[Tensor, " B"] | int
-) -> Int64[Tensor, "B S"]:
+def shifted_positions(backbone: Backbone, batch: Batch, lengths: Int64[Tensor, " B"] | int) -> Int64[Tensor, "B S"]:
     """Position ids that start behind the prompt, as in the reference implementation and PEFT."""
     rows, columns = batch.input_ids_BS.shape
     start = torch.as_tensor(lengths, device=backbone.device).reshape(-1, 1) + backbone.first_position

@@ -8,15 +8,20 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from rich.console import Console
 
-from mpt.config import BackboneSettings, PretrainSettings, PromptSettings, StageSettings
+from mpt.config import BackboneSettings, PromptSettings, StageSettings
 from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.files import merged
 from mpt.data.plan import Plan, TaskSize
 from mpt.data.tasks import Task
-from mpt.errors import ConfigError, TrainingError
+from mpt.errors import ConfigError, MptError, TrainingError
+from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptShape
 from mpt.model.probe import probe
 from mpt.model.tagger import Tagger
+from mpt.training.checkpoint import Checkpoint
+from mpt.training.loop import Progress, Run, train
+from mpt.training.runlog import RunLog
 
 PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -53,13 +58,31 @@ def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator
 
 
 def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[EncodedTask], list[str]]:
-    """Encode all splits of all tasks; returns notices too."""
-    encoded, notices = [], []
+    """Encode all splits of all tasks; returns notices too.
+
+    Raises:
+        DataError: With the problems of all tasks.
+    """
+    encoded: list[EncodedTask] = []
+    notices: list[str] = []
+    errors: list[MptError] = []
     for task in tasks:
-        one, said = encode_task(task, backbone.word_pieces)
-        encoded.append(one)
-        notices += said
+        try:
+            one, said = encode_task(task, backbone.word_pieces)
+        except MptError as error:
+            errors.append(error)
+        else:
+            encoded.append(one)
+            notices += said
+    if errors:
+        raise merged(errors)
     return encoded, notices
+
+
+def tell(console: Console, notices: Sequence[str]) -> None:
+    """Print notices as they are, one a line."""
+    for notice in notices:
+        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
 
 
 def prompt_shape(backbone: Backbone, settings: PromptSettings) -> PromptShape:
@@ -144,7 +167,13 @@ def identity_of(
             **backbone_settings.model_dump(mode="json", exclude={"reference", "revision", "gradient_checkpointing"}),
         },
         "prompts": [
-            {"num_layers": s.num_layers, "layers": list(s.layers), "num_heads": s.num_heads, "length": s.length, "head_dim": s.head_dim}
+            {
+                "num_layers": s.num_layers,
+                "layers": list(s.layers),
+                "num_heads": s.num_heads,
+                "length": s.length,
+                "head_dim": s.head_dim,
+            }
             for s in shapes
         ],
         "prompt": prompt_settings.model_dump(mode="json"),
@@ -154,7 +183,9 @@ def identity_of(
                 "metric": task.metric,
                 "labels": list(task.labels),
                 "files": dict(task.digests),
-                "spec": task.spec.model_dump(mode="json", exclude_defaults=True, exclude={"license", "citation", "sha256"}),
+                "spec": task.spec.model_dump(
+                    mode="json", exclude_defaults=True, exclude={"license", "citation", "sha256"}
+                ),
             }
             for task in tasks
         },
@@ -162,6 +193,47 @@ def identity_of(
         "training": settings.training.model_dump(mode="json"),
         **more,
     }
+
+
+def execute(
+    tagger: Tagger,
+    tasks: Sequence[EncodedTask],
+    plan: Plan,
+    settings: StageSettings,
+    *,
+    accelerator: Accelerator,
+    console: Console,
+    folder: Path | None,
+    identity: Mapping[str, Any],
+    title: str | None,
+    checkpoint: Checkpoint | None = None,
+) -> Progress:
+    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop.train`."""
+    log = RunLog(
+        folder,
+        console=console,
+        accelerator=accelerator,
+        steps=settings.training.steps,
+        step=checkpoint.step if checkpoint else 0,
+        title=title,
+    )
+    run = Run(
+        tagger=tagger,
+        tasks=tasks,
+        plan=plan,
+        settings=settings,
+        accelerator=accelerator,
+        evaluate=lambda limit: {
+            name: score.primary for name, score in evaluate_tasks(tagger, tasks, "dev", limit=limit).items()
+        },
+        log=log,
+        folder=folder,
+        identity=identity,
+    )
+    try:
+        return train(run, checkpoint)
+    finally:
+        log.close()
 
 
 def describe_size(tagger: Tagger) -> str:
@@ -175,7 +247,7 @@ def describe_size(tagger: Tagger) -> str:
     )
 
 
-def start_run_folder(folder: Path, settings: PretrainSettings | StageSettings, contents: Mapping[str, bytes]) -> None:
+def start_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make a new run folder with what the run was given.
 
     Raises:

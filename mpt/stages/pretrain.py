@@ -14,7 +14,8 @@ from mpt.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
 from mpt.files import replace_durable, to_json
-from mpt.model.bank import PromptBank
+from mpt.model.backbone import Backbone
+from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
@@ -23,16 +24,17 @@ from mpt.stages.assembly import (
     build_plan,
     describe_size,
     encode_tasks,
+    execute,
     identity_of,
     open_backbone,
     prompt_shape,
     speaker,
     start_run_folder,
+    tell,
 )
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
-from mpt.training.loop import Run, train
-from mpt.training.runlog import RunLog
+from mpt.training.loop import Progress
 
 
 def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console: Console) -> dict[str, Score]:
@@ -59,10 +61,9 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     _check_selection(settings, [task.name for task in tasks])
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
     encoded, said = encode_tasks(tasks, backbone)
-    for notice in notices + said:
-        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    rates = _rates(manifest, encoded, settings)
+    tell(console, notices + said)
     tasks_per_step = manifest.mixture.tasks_per_step or 1
+    rates = _rates(manifest, encoded, settings)
     plan = build_plan(encoded, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)
     shape = prompt_shape(backbone, settings.prompt)
     identity = identity_of(
@@ -76,57 +77,49 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
         more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": tasks_per_step},
     )
     checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
-    seed = settings.training.seed
-    prompt = initial_prompt(
-        backbone,
-        shape,
-        [one.splits["train"] for one in encoded],
-        initialisation=settings.prompt.initialisation,
-        seed=seed,
-    )
-    heads = {
-        task.name: TokenHead(
-            backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=settings.training.head_dropout
-        )
-        for task in tasks
-    }
-    tagger = Tagger(backbone, PromptBank([prompt], [shape], dropout=settings.prompt.dropout), heads)
+    tagger = _new_tagger(backbone, shape, encoded, settings)
     console.print(describe_size(tagger), highlight=False)
     if checkpoint is None and accelerator.is_main_process:
-        start_run_folder(folder, settings, {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())})
+        contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
+        start_run_folder(folder, contents)
     accelerator.wait_for_everyone()
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
-    log = RunLog(
-        folder,
+    progress = execute(
+        tagger,
+        encoded,
+        plan,
+        settings,
+        accelerator=accelerator,
         console=console,
-        accelerator=accelerator,
-        steps=settings.training.steps,
-        step=checkpoint.step if checkpoint else 0,
-        title="pretraining",
-    )
-    run = Run(
-        tagger=tagger,
-        tasks=encoded,
-        plan=plan,
-        settings=settings,
-        accelerator=accelerator,
-        evaluate=lambda limit: {
-            name: score.primary for name, score in evaluate_tasks(tagger, encoded, "dev", limit=limit).items()
-        },
-        log=log,
         folder=folder,
         identity=identity,
+        title="pretraining",
+        checkpoint=checkpoint,
     )
-    try:
-        progress = train(run, checkpoint)
-    finally:
-        log.close()
-        accelerator.end_training()
+    accelerator.end_training()
     scores = dict(evaluate_tasks(tagger, encoded, "dev"))
     if accelerator.is_main_process:
-        _write_results(folder, progress.step, scores)
+        _write_results(folder, progress, scores)
     return scores
+
+
+def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask], settings: PretrainSettings) -> Tagger:
+    """A fresh shared prompt and fresh heads."""
+    seed = settings.training.seed
+    texts = [encoded.splits["train"] for encoded in tasks]
+    prompt = initial_prompt(backbone, shape, texts, initialisation=settings.prompt.initialisation, seed=seed)
+    heads = {
+        encoded.task.name: TokenHead(
+            backbone.hidden_size,
+            encoded.task.labels,
+            seed=seed,
+            task=encoded.task.name,
+            dropout=settings.training.head_dropout,
+        )
+        for encoded in tasks
+    }
+    return Tagger(backbone, PromptBank([prompt], [shape], dropout=settings.prompt.dropout), heads)
 
 
 def _check_selection(settings: PretrainSettings, names: list[str]) -> None:
@@ -167,6 +160,12 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def _write_results(folder: Path, steps: int, scores: dict[str, Score]) -> None:
-    results = {"stage": "pretrain", "steps": steps, "dev": {name: score.to_json() for name, score in scores.items()}}
+def _write_results(folder: Path, progress: Progress, scores: dict[str, Score]) -> None:
+    assert progress.best is not None, "the last step is always evaluated"
+    results = {
+        "stage": "pretrain",
+        "steps": progress.step,
+        "best_step": progress.history[progress.best]["step"],
+        "dev": {name: score.to_json() for name, score in scores.items()},
+    }
     replace_durable(folder / "results.json", to_json(results))

@@ -88,8 +88,8 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
         raise CheckpointError(f"{target}: this checkpoint exists already; nothing published is overwritten") from error
     except OSError as error:
         raise CheckpointError(
-            f"{target}: cannot write the checkpoint: {error.strerror or error}. Earlier checkpoints are untouched; make "
-            "room or mend the folder, then continue with --resume"
+            f"{target}: cannot write the checkpoint: {error.strerror or error}. Earlier checkpoints are untouched; "
+            "make room or mend the folder, then continue with --resume"
         ) from error
     verify(target)
     return target
@@ -98,7 +98,8 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
 def _seal(contents: Mapping[str, bytes]) -> dict[str, Any]:
     """The file list with digests, sealed by a digest of its own."""
     files = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
     }
     seal: dict[str, Any] = {"format_version": FORMAT_VERSION, "files": files}
     return {**seal, "sha256": hashlib.sha256(to_json(seal)).hexdigest()}
@@ -111,14 +112,18 @@ def verify(folder: Path) -> str:
         CheckpointError: Not a checkpoint, of an unknown format version, or damaged; every damaged file is named.
     """
     if not (folder / SEAL).is_file():
-        raise CheckpointError(f"{folder}: no {SEAL} here, so this is no checkpoint. Give a run folder or a step-... folder")
+        raise CheckpointError(
+            f"{folder}: no {SEAL} here, so this is no checkpoint. Give a run folder or a step-... folder"
+        )
     seal = read_json(folder / SEAL)
     digest = seal.pop("sha256", None)
     version = seal.get("format_version")
     if digest != hashlib.sha256(to_json(seal)).hexdigest():
         raise CheckpointError(_damage(folder, [f"{SEAL} does not match its own digest"]))
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{folder}: format version {version}, this mpt knows {FORMAT_VERSION}. Use the mpt that wrote it")
+        raise CheckpointError(
+            f"{folder}: format version {version}, this mpt knows {FORMAT_VERSION}. Use the mpt that wrote it"
+        )
     problems = []
     for name, facts in seal["files"].items():
         path = folder / name
@@ -203,7 +208,9 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "checkpoints").is_dir():
         found = best(path)
         if found is None:
-            raise CheckpointError(f"{path}: this run has no checkpoint yet. Wait for its first evaluation, or resume it")
+            raise CheckpointError(
+                f"{path}: this run has no checkpoint yet. Wait for its first evaluation, or resume it"
+            )
         return found
     if path.is_dir():
         inside = sorted(folder.parent.name for folder in path.glob("*/checkpoints"))
@@ -235,7 +242,9 @@ def differences(saved: Any, current: Any, path: str = "") -> list[str]:
     if isinstance(saved, list) and isinstance(current, list) and len(str(saved) + str(current)) > 160:
         gone = [item for item in saved if item not in current]
         new = [item for item in current if item not in saved]
-        return [f"{path}: only in the checkpoint: {gone or 'nothing'}; only now: {new or 'nothing (the order differs)'}"]
+        return [
+            f"{path}: only in the checkpoint: {gone or 'nothing'}; only now: {new or 'nothing (the order differs)'}"
+        ]
     return [f"{path}: checkpoint {saved!r}, now {current!r}"]
 
 

@@ -32,7 +32,14 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path | None, *, console: Console, accelerator: Accelerator, steps: int, step: int, title: str | None
+        self,
+        folder: Path | None,
+        *,
+        console: Console,
+        accelerator: Accelerator,
+        steps: int,
+        step: int,
+        title: str | None,
     ) -> None:
         self.accelerator = accelerator
         self.console = console

@@ -116,8 +116,8 @@ def _task_losses(
 def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
     places = encoded.places("train", [int(window) for window in micro_batch.windows[:PLACES_SHOWN]])
     return (
-        f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before it '
-        f"reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
+        f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before '
+        f"it reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
         f"{', ...' if len(micro_batch.windows) > PLACES_SHOWN else ''}. "
         "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and resume from the last checkpoint"
     )

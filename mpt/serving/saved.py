@@ -1,0 +1,106 @@
+"""A checkpoint as a model again: backbone found and compared, prompts and heads in place."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpt.data.schema import TaskSpec
+from mpt.errors import CheckpointError
+from mpt.model.backbone import load_backbone
+from mpt.model.bank import PromptBank, PromptShape
+from mpt.model.heads import TokenHead
+from mpt.model.probe import probe
+from mpt.model.tagger import Tagger
+from mpt.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, require_same
+from mpt.training.loop import trained_state
+
+# What must agree for a prompt to mean the same; where the files lie may differ.
+COMPARED = ("architecture", "weights_sha256", "tokenizer_sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedModel:
+    """A model with trained prompts and heads.
+
+    Attributes:
+        folder: The checkpoint's folder.
+        checkpoint: Its content.
+        tagger: The model.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint
+    tagger: Tagger
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """What the checkpoint says about each task: family, metric, labels, files, spec."""
+        return self.checkpoint.identity["tasks"]
+
+    def task_spec(self, task: str) -> TaskSpec:
+        """The manifest's declaration of a task at training time."""
+        self.tagger.head(task)  # names the known tasks if this is none
+        return TaskSpec.model_validate_json(json.dumps(self.tasks[task]["spec"]))
+
+
+def open_saved(path: Path, *, reference: str | None = None, device: torch.device | str = "cpu") -> SavedModel:
+    """Load a run's best checkpoint, or a given one, for use.
+
+    Args:
+        path: A run folder or a checkpoint folder.
+        reference: Where the backbone lies now, when it has moved; its content must be the same.
+        device: Where to put it.
+
+    Raises:
+        CheckpointError: Damaged, or the backbone is another one than it was made for.
+        BackboneError: The backbone cannot be loaded.
+    """
+    folder = find_checkpoint(path)
+    checkpoint = load_checkpoint(folder)
+    saved = checkpoint.identity["backbone"]
+    shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
+    backbone = load_backbone(
+        reference or saved["reference"],
+        revision=None if reference else saved["revision"],
+        dtype=saved["dtype"],
+        prompt_length=max((shape.length for shape in shapes), default=0),
+        shifted=saved["positions"] == "shifted",
+        longest_window=saved["longest_window"],
+        device=device,
+    )
+    current = backbone.identity.to_json()
+    require_same(
+        {"backbone": {key: saved[key] for key in COMPARED}},
+        {"backbone": {key: current[key] for key in COMPARED}},
+        folder=folder,
+        remedy="A prompt works with the backbone it was trained on only. Give that one's place with --backbone",
+    )
+    _check_shapes(folder, shapes, checkpoint.prompts)
+    probe(backbone)
+    heads = {
+        name: TokenHead(backbone.hidden_size, tuple(facts["labels"]), seed=0, task=name)
+        for name, facts in checkpoint.identity["tasks"].items()
+    }
+    bank = PromptBank([checkpoint.prompts[f"slot{i}"] for i in range(len(shapes))], shapes) if shapes else None
+    tagger = Tagger(backbone, bank, heads)
+    tagger.load_state_dict(trained_state(tagger, checkpoint))
+    return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger)
+
+
+def _shape(values: Mapping[str, Any]) -> PromptShape:
+    return PromptShape(**{**values, "layers": tuple(values["layers"])})
+
+
+def _check_shapes(folder: Path, shapes: list[PromptShape], prompts: Mapping[str, Tensor]) -> None:
+    for index, shape in enumerate(shapes):
+        found = tuple(prompts[f"slot{index}"].shape)
+        if found != shape.tensor_shape:
+            raise CheckpointError(
+                f"{folder}: prompt slot{index} has shape {found}, expected {shape.tensor_shape} "
+                "[prompted layers, 2, heads, prompt length, head_dim]. The checkpoint was put together from two others"
+            )

@@ -1,0 +1,316 @@
+"""Stage 2: the pretrained prompt to single tasks, beside baselines at equal steps and equal tuning."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from mpt.config import BackboneSettings, OptimizerSettings, PromptSettings, TransferSettings
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.splits import sample_sentences
+from mpt.data.tasks import Task, load_tasks
+from mpt.errors import ConfigError
+from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
+from mpt.evaluation.evaluator import evaluate_task
+from mpt.files import replace_durable, to_json
+from mpt.model.bank import PromptBank
+from mpt.model.initialisation import initial_prompt
+from mpt.model.tagger import Tagger
+from mpt.serving.saved import SavedModel, open_saved
+from mpt.stages.assembly import (
+    build_accelerator,
+    build_plan,
+    encode_tasks,
+    execute,
+    identity_of,
+    speaker,
+    start_run_folder,
+    tell,
+)
+from mpt.stages.target_head import build_head
+from mpt.strict_yaml import dump
+from mpt.training.checkpoint import read_json
+from mpt.training.loop import Progress
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One model to train: a method on a task with a seed and learning rates."""
+
+    task: Task
+    shots: int | None
+    method: str
+    seed: int
+    optimizer: OptimizerSettings
+
+    @property
+    def title(self) -> str:
+        """What its progress line is called."""
+        return f"{experiment_name(self.task.name, self.shots)} {self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What all trials of a call share."""
+
+    saved: SavedModel
+    settings: TransferSettings
+    manifest: Manifest
+    accelerator: Accelerator
+    console: Console
+    folder: Path
+
+
+def experiment_name(task: str, shots: int | None) -> str:
+    """Folder of a task's runs with a number of training sentences."""
+    return task if shots is None else f"{task}-{shots}"
+
+
+def transfer(
+    settings: TransferSettings,
+    init_from: Path,
+    manifest_path: Path,
+    folder: Path,
+    *,
+    tasks: Sequence[str],
+    shots: Sequence[int],
+    resume: bool,
+    backbone: str | None,
+    console: Console,
+) -> list[Result]:
+    """Train a model for each task, number of shots, method and seed, and compare.
+
+    Args:
+        settings: Training, methods, seeds and tuning.
+        init_from: Pretraining run or checkpoint.
+        manifest_path: Declares the target tasks.
+        folder: Folder of the results to make, or to go on with.
+        tasks: Names of target tasks; none stands for all of the manifest.
+        shots: Numbers of training sentences; none stands for each task's `shots` in the manifest.
+        resume: Keep the finished runs of `folder` and do the others.
+        backbone: Where the backbone lies now, when it has moved.
+        console: Where people read.
+
+    Raises:
+        MptError: Of the fitting class; see the modules called.
+    """
+    accelerator = build_accelerator(folder, settings.trackers)
+    console = speaker(accelerator, console)
+    manifest = load_manifest(manifest_path)
+    loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
+    tell(console, notices)
+    wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
+    _check_shots(wanted)
+    saved = open_saved(init_from, reference=backbone, device=accelerator.device)
+    session = Session(
+        saved=saved, settings=settings, manifest=manifest, accelerator=accelerator, console=console, folder=folder
+    )
+    for task in loaded:  # a head that cannot be copied is an error before anything is trained
+        build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
+    if accelerator.is_main_process and not resume:
+        start_run_folder(
+            folder, {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
+        )
+    results: list[Result] = []
+    for task, count in wanted:
+        for method in [*settings.baselines, TRANSFER]:
+            results += _run_method(session, task, count, method)
+        _write(session, results)
+    console.print(comparison_table(results, title=f"from {saved.folder}"))
+    console.print(f"results: {folder}", highlight=False)
+    return results
+
+
+def _check_shots(wanted: Sequence[tuple[Task, int | None]]) -> None:
+    problems = [
+        f'task "{task.name}": {count} shots asked for, train has {len(task.splits["train"])} sentences. Ask for fewer'
+        for task, count in wanted
+        if count is not None and count > len(task.splits["train"])
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _run_method(session: Session, task: Task, shots: int | None, method: str) -> list[Result]:
+    """Tune on dev, then one run for each seed."""
+    parent = session.folder / experiment_name(task.name, shots) / method
+    optimizer = _tuned(session, task, shots, method, parent)
+    results = []
+    for seed in session.settings.seeds:
+        trial = Trial(task=task, shots=shots, method=method, seed=seed, optimizer=optimizer)
+        folder = parent / f"seed-{seed}"
+        if (folder / RESULT_FILE).exists():
+            results.append(Result(**read_json(folder / RESULT_FILE)["result"]))
+            continue
+        results.append(_run_trial(session, trial, folder))
+    return results
+
+
+def _tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
+    """The learning rates with the best dev score; the settings' own when there is nothing to choose."""
+    optimizer, tuning = session.settings.optimizer, session.settings.tuning
+    prompt_rates = tuning.prompt_learning_rates if method != "head" else ()
+    grid = list(
+        product(
+            prompt_rates or (optimizer.prompt_learning_rate,),
+            tuning.head_learning_rates or (optimizer.head_learning_rate,),
+        )
+    )
+    chosen = parent / "tuning.json"
+    if chosen.exists():
+        return optimizer.model_copy(update=read_json(chosen)["chosen"])
+    trials: list[dict[str, float]] = []
+    for prompt_rate, head_rate in grid if len(grid) > 1 else []:
+        rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
+        trial = Trial(
+            task=task, shots=shots, method=method, seed=tuning.seed, optimizer=optimizer.model_copy(update=rates)
+        )
+        _, progress, _ = _train(session, trial, None)
+        assert progress.best is not None
+        trials.append({**rates, "dev": progress.scores[progress.best]})
+        session.console.print(
+            f"tuning {trial.title}: prompt {prompt_rate:g}, head {head_rate:g}: dev {100 * trials[-1]['dev']:.1f}",
+            highlight=False,
+        )
+    if not trials:
+        return optimizer
+    best = max(trials, key=lambda one: one["dev"])
+    rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
+    if session.accelerator.is_main_process:
+        parent.mkdir(parents=True, exist_ok=True)
+        replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
+    return optimizer.model_copy(update=rates)
+
+
+def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
+    """Train one model that counts, score dev and, once, test, and leave a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tagger, progress, encoded = _train(session, trial, folder)
+    assert progress.best is not None
+    dev = evaluate_task(tagger, encoded, "dev")
+    test = evaluate_task(tagger, encoded, "test") if session.settings.test and "test" in encoded.splits else None
+    result = Result(
+        task=trial.task.name,
+        shots=trial.shots,
+        method=trial.method,
+        seed=trial.seed,
+        metric=trial.task.metric,
+        dev=dev.primary,
+        test=None if test is None else test.primary,
+    )
+    if session.accelerator.is_main_process:
+        record: dict[str, Any] = {
+            "result": asdict(result),
+            "best_step": progress.history[progress.best]["step"],
+            "optimizer": trial.optimizer.model_dump(mode="json"),
+            "dev": dev.to_json(),
+            "test": None if test is None else test.to_json(),
+            "test_evaluations": 0 if test is None else 1,
+        }
+        replace_durable(folder / RESULT_FILE, to_json(record))
+    shown = "" if test is None else f", test {100 * test.primary:.1f}"
+    session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
+    return result
+
+
+def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:
+    settings = session.settings.model_copy(
+        update={
+            "optimizer": trial.optimizer,
+            "training": session.settings.training.model_copy(update={"seed": trial.seed}),
+        }
+    )
+    task = trial.task
+    if trial.shots is not None:
+        train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
+        task = replace(task, splits={**task.splits, "train": train})
+    (encoded,), _ = encode_tasks([task], session.saved.tagger.backbone)
+    tagger = _new_tagger(session.saved, encoded, trial, settings)
+    plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
+    saved = session.saved.checkpoint.identity
+    identity = identity_of(
+        tagger.backbone,
+        [] if tagger.bank is None else tagger.bank.shapes,
+        [task],
+        stage="transfer",
+        settings=settings,
+        backbone_settings=_backbone_settings(session.saved),
+        prompt_settings=_prompt_settings(session.saved),
+        more={
+            "method": trial.method,
+            "shots": trial.shots,
+            "head": settings.head,
+            "init_from": {
+                "stage": saved["stage"],
+                "tasks": list(saved["tasks"]),
+                "step": session.saved.checkpoint.step,
+            },
+            "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
+        },
+    )
+    progress = execute(
+        tagger,
+        [encoded],
+        plan,
+        settings,
+        accelerator=session.accelerator,
+        console=session.console,
+        folder=folder,
+        identity=identity,
+        title=trial.title if session.console.is_terminal else None,
+    )
+    return tagger, progress, encoded
+
+
+def _new_tagger(saved: SavedModel, encoded: EncodedTask, trial: Trial, settings: TransferSettings) -> Tagger:
+    """The model that a method starts from."""
+    backbone, bank = saved.tagger.backbone, saved.tagger.bank
+    transferred = trial.method == TRANSFER
+    dropout = settings.training.head_dropout
+    mode = settings.head if transferred else "fresh"
+    head = build_head(saved, encoded.task, mode=mode, seed=trial.seed, dropout=dropout)
+    if trial.method == "head" or bank is None:
+        return Tagger(backbone, None, {encoded.task.name: head})
+    prompt = bank.slots[0].detach()
+    if not transferred:
+        initialisation = _prompt_settings(saved).initialisation
+        texts = [encoded.splits["train"]]
+        prompt = initial_prompt(backbone, bank.shapes[0], texts, initialisation=initialisation, seed=trial.seed)
+    own = PromptBank([prompt], bank.shapes[:1], dropout=_prompt_settings(saved).dropout)
+    return Tagger(backbone, own, {encoded.task.name: head})
+
+
+def _prompt_settings(saved: SavedModel) -> PromptSettings:
+    return PromptSettings.model_validate(saved.checkpoint.identity["prompt"], strict=False)
+
+
+def _backbone_settings(saved: SavedModel) -> BackboneSettings:
+    return BackboneSettings.model_validate(
+        {
+            key: value
+            for key, value in saved.checkpoint.identity["backbone"].items()
+            if key in BackboneSettings.model_fields
+        }
+    )
+
+
+def _write(session: Session, results: Sequence[Result]) -> None:
+    """Leave the results so far: a call that is cut off loses the run in progress only."""
+    if not session.accelerator.is_main_process:
+        return
+    identity = session.saved.checkpoint.identity
+    record = {
+        "stage": "transfer",
+        "init_from": {"folder": str(session.saved.folder), "tasks": list(identity["tasks"])},
+        "experiments": comparison_json(results),
+        "runs": [asdict(result) for result in results],
+    }
+    replace_durable(session.folder / "results.json", to_json(record))
+    replace_durable(session.folder / "results.md", comparison_markdown(results).encode())
