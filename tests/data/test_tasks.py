@@ -136,8 +136,8 @@ def test_problems_of_all_files_come_at_once(make):
 
 
 def test_declared_labels_keep_their_order(make):
-    task, _ = load_task(make(labels="[LOC, MISC, PER]"), "t")
-    assert task.labels == ("O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-PER", "I-PER")
+    task, _ = load_task(make(labels="[MISC, LOC, PER]"), "t")
+    assert task.labels == ("O", "B-MISC", "I-MISC", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
 def test_raw_labels_are_the_tags(make):
