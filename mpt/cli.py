@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mpt.errors import MptError
+from mpt.errors import ConfigError, MptError, did_you_mean
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -52,6 +52,122 @@ def pretrain(
 
     folder = out or Path("runs") / config.stem
     run(load_pretrain_settings(config, overrides), folder, resume=resume, console=_console())
+
+
+@app.command()
+def transfer(
+    init_from: Annotated[Path, typer.Option("--init-from", help="Pretraining run folder or checkpoint.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest with the target tasks.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration; the defaults when not given.")] = None,
+    task: Annotated[list[str], typer.Option(help="Target task; repeat it for several. All when not given.")] = [],  # noqa: B006
+    shots: Annotated[str, typer.Option(help="Training sentences drawn for each run, e.g. 100 or 100,200.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, one run each, e.g. 0,1,2.")] = "",
+    baseline: Annotated[str | None, typer.Option(help="scratch, head, or both with a comma; empty for none.")] = None,
+    head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder; runs/transfer_NAME-OF-MANIFEST when not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the finished runs of the results folder.")] = False,
+    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Transfer a pretrained prompt to single tasks and compare it with baselines."""
+    from mpt.config import load_transfer_settings
+    from mpt.stages.transfer import transfer as run
+
+    changes = {
+        "seeds": seeds and f"[{seeds}]",
+        "head": head,
+        "baselines": None if baseline is None else f"[{baseline}]",
+    }
+    flags = [f"{name}={value}" for name, value in changes.items() if value]
+    run(
+        load_transfer_settings(config, [*overrides, *flags]),
+        init_from,
+        manifest,
+        out or Path("runs") / f"transfer_{manifest.stem}",
+        tasks=task,
+        shots=_numbers(shots, "--shots"),
+        resume=resume,
+        backbone=backbone,
+        console=_console(),
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest with the data.")],
+    task: Annotated[list[str], typer.Option(help="Task; repeat it for several. All that match when not given.")] = [],  # noqa: B006
+    split: Annotated[str, typer.Option(help="dev or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+) -> None:
+    """Score a trained model on a split, with figures for each type and kinds of errors."""
+    from mpt.data.schema import SPLITS
+    from mpt.stages.evaluate import evaluate as run
+
+    if split not in SPLITS:
+        raise ConfigError(f'--split "{split}" is not one of {", ".join(SPLITS)}.{did_you_mean(split, SPLITS)}')
+    run(model, manifest, tasks=task, split=split, out=out, backbone=backbone, console=_console())  # type: ignore[arg-type]
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    task: Annotated[
+        str | None, typer.Option(help="Task whose labels to predict; needed when the model has several.")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="text, conll, conllu, jsonl, jsonl_spans, snips or rasa; the layout of the training data when not given.",
+        ),
+    ] = None,
+    word_column: Annotated[int, typer.Option(help="With --format conll: column of the word, from 0.")] = 0,
+    tag_column: Annotated[
+        int | None, typer.Option(help="With --format conll: column to replace; appended if none.")
+    ] = None,
+    delimiter: Annotated[
+        str, typer.Option(help="With --format conll: tab, space, whitespace or a character.")
+    ] = "whitespace",
+    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+) -> None:
+    """Tag a file and write it back in its own form: columns, JSON lines, or JSON lines for plain text."""
+    from mpt.serving.layout import input_layout
+    from mpt.serving.predictor import Predictor
+    from mpt.serving.saved import open_saved
+
+    console = _console()
+    predictor = Predictor(open_saved(model, reference=backbone), task)
+    source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
+    count, notices = predictor.predict_file(text, source, out)
+    for notice in notices:
+        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{count} sentences of {text} tagged with {predictor.task}: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for the data and the runs.")] = Path("runs/quickstart"),
+) -> None:
+    """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
+    from mpt.stages.quickstart import quickstart as run
+
+    run(out, console=_console())
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = [0] if text else []
+    if any(number < 1 for number in numbers):
+        raise ConfigError(f'{option} "{text}": expected whole numbers above 0 with commas between, for example 100,200')
+    return numbers
 
 
 def _console() -> Console:

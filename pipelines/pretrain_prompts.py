@@ -1,6 +1,6 @@
 """Stage 1: pretrain one shared deep prompt on a mixture of tasks.
 
-    accelerate launch pipelines/pretrain_prompts.py --config configs/pretrain_open_ner.yaml
+accelerate launch pipelines/pretrain_prompts.py --config configs/pretrain_open_ner.yaml
 """
 
 import typer

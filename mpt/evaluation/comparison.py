@@ -54,7 +54,7 @@ class Summary:
 
     def __str__(self) -> str:
         """`mean +- spread`, or the mean alone for one seed."""
-        return f"{self.mean:.1f} ± {self.spread:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
+        return f"{self.mean:.1f} \u00b1 {self.spread:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
 
 
 def summarise(scores: Sequence[float]) -> Summary:
@@ -118,7 +118,7 @@ def comparison_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str
                 "all" if shots is None else str(shots),
                 _metric(results, task),
                 *(str(summarise(scores)) if scores else "-" for scores in cells),
-                "-" if gain is None else f"{gain.mean:+.1f} ± {gain.spread:.1f}",
+                "-" if gain is None else f"{gain.mean:+.1f} \u00b1 {gain.spread:.1f}",
             ]
         )
     if len(gains) > 1:

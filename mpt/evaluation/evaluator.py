@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int64
 from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.encoded import EncodedTask
 from mpt.data.schema import Split
+from mpt.data.sentence import Sentence
 from mpt.data.tokenization import EncodedSplit
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.metrics import Score, score
@@ -72,8 +73,7 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: 
         span_task=encoded.task.metric == "span_f1",
         sentences=chosen,
     )
-    gold_tags = [gold[i].tags or () for i in chosen.tolist()]
-    return score(encoded.task.metric, gold_tags, predicted, encoded.task.labels)
+    return score(encoded.task.metric, [_gold(gold[i]) for i in chosen.tolist()], predicted, encoded.task.labels)
 
 
 def evaluate_tasks(
@@ -81,3 +81,8 @@ def evaluate_tasks(
 ) -> Mapping[str, Score]:
     """Score every task on a split, by name."""
     return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit) for encoded in tasks}
+
+
+def _gold(sentence: Sentence) -> tuple[str, ...]:
+    assert sentence.tags is not None, f"{sentence.where} was read without tags"
+    return sentence.tags

@@ -42,6 +42,16 @@ class SavedModel:
         """What the checkpoint says about each task: family, metric, labels, files, spec."""
         return self.checkpoint.identity["tasks"]
 
+    def only_task(self) -> str:
+        """The name of its task, when there is one.
+
+        Raises:
+            CheckpointError: It has several.
+        """
+        if len(self.tasks) > 1:
+            raise CheckpointError(f"{self.folder}: has several tasks ({', '.join(self.tasks)}). Name one with --task")
+        return next(iter(self.tasks))
+
     def task_spec(self, task: str) -> TaskSpec:
         """The manifest's declaration of a task at training time."""
         self.tagger.head(task)  # names the known tasks if this is none

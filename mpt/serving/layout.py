@@ -1,0 +1,42 @@
+"""How a file to be tagged is laid out: as the training data were, or as the user says."""
+
+from typing import cast, get_args
+
+from mpt.data.source import Format, SourceFormat
+from mpt.errors import ConfigError, did_you_mean
+from mpt.serving.predictor import Predictor
+
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+def input_layout(
+    predictor: Predictor,
+    name: str | None,
+    *,
+    word_column: int = 0,
+    tag_column: int | None = None,
+    delimiter: str = "whitespace",
+) -> SourceFormat:
+    """The layout to read and write.
+
+    Args:
+        predictor: Its task's training files are the default.
+        name: A format's name; None for that default.
+        word_column, tag_column, delimiter: Of column files, when `name` is "conll".
+
+    Raises:
+        ConfigError: No such format.
+    """
+    if name is None:
+        return predictor.source
+    if name not in FORMATS:
+        raise ConfigError(f'--format "{name}" is not one of {", ".join(FORMATS)}.{did_you_mean(name, FORMATS)}')
+    if name == "conll":
+        return SourceFormat(
+            format="conll",
+            scheme=predictor.spec.tag_scheme,
+            word_column=word_column,
+            tag_column=tag_column,
+            delimiter=delimiter,
+        )
+    return SourceFormat(format=cast(Format, name), scheme=predictor.spec.tag_scheme)

@@ -1,0 +1,61 @@
+"""Tags for new text: from words to predictions, and from a file to the same file with predictions in it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mpt.data.readers import read_sentences
+from mpt.data.sentence import Sentence
+from mpt.data.source import SourceFormat
+from mpt.data.tasks import source_format
+from mpt.data.tokenization import encode
+from mpt.data.writers import write_predictions
+from mpt.evaluation.evaluator import predict_split
+from mpt.serving.saved import SavedModel
+
+
+class Predictor:
+    """Predicts the tags of one task.
+
+    Args:
+        saved: The model.
+        task: One of its tasks; None stands for the only one.
+    """
+
+    def __init__(self, saved: SavedModel, task: str | None = None) -> None:
+        self.saved = saved
+        self.task = saved.only_task() if task is None else task
+        self.spec = saved.task_spec(self.task)
+
+    @property
+    def source(self) -> SourceFormat:
+        """How the task's training files are laid out."""
+        return source_format(self.spec)
+
+    def predict(self, sentences: Sequence[Sentence]) -> tuple[list[list[str]], list[str]]:
+        """Predict one tag for every word.
+
+        Returns:
+            The tags of each sentence (valid BIO2 for span tasks), and notices about long sentences and words that the
+            tokenizer knows nothing of.
+        """
+        tagger = self.saved.tagger
+        split, notices = encode(
+            sentences, tagger.backbone.word_pieces, None, long=self.spec.long, no_piece=self.spec.no_piece
+        )
+        span_task = self.spec.metric == "span_f1"
+        return predict_split(tagger, self.task, split, span_task=span_task), notices
+
+    def predict_file(self, path_in: Path, source: SourceFormat, path_out: Path) -> tuple[int, list[str]]:
+        """Write a file's predictions in the file's own form; see `mpt.data.writers.write_predictions`.
+
+        Returns:
+            The number of sentences, and notices.
+
+        Raises:
+            DataError: The file is not laid out as `source` says, or the output cannot be written.
+        """
+        sentences = read_sentences(path_in, source.without_tags())
+        tags, notices = self.predict(sentences)
+        write_predictions(path_in, replace(source, scheme=self.spec.tag_scheme), sentences, tags, path_out)
+        return len(sentences), notices

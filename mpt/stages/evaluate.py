@@ -1,0 +1,100 @@
+"""Score a trained model on the splits of a manifest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest import load_manifest
+from mpt.data.schema import Split
+from mpt.data.tasks import Task, load_tasks
+from mpt.errors import CheckpointError, DataError
+from mpt.evaluation.evaluator import evaluate_task
+from mpt.evaluation.report import Report, TaskReport, print_report
+from mpt.files import replace_durable, to_json
+from mpt.serving.saved import SavedModel, open_saved
+from mpt.stages.assembly import encode_tasks, tell
+from mpt.training.checkpoint import differences
+
+
+def evaluate(
+    model: Path,
+    manifest_path: Path,
+    *,
+    tasks: Sequence[str],
+    split: Split,
+    out: Path | None,
+    backbone: str | None,
+    console: Console,
+) -> Report:
+    """Score tasks, print the report and write it as JSON and Markdown.
+
+    Args:
+        model: Run folder or checkpoint.
+        manifest_path: Declares the data.
+        tasks: Names; none stands for every task that manifest and model share.
+        split: Split to score.
+        out: Folder for `evaluation-SPLIT.json` and `.md`; None writes nothing.
+        backbone: Where the backbone lies now, when it has moved.
+        console: Where people read.
+
+    Raises:
+        MptError: Of the fitting class; a task whose labels are not the head's is refused.
+    """
+    manifest = load_manifest(manifest_path)
+    saved = open_saved(model, reference=backbone)
+    names = list(tasks) or [name for name in manifest.tasks if name in saved.tasks]
+    if not names:
+        raise CheckpointError(
+            f"{saved.folder}: no task in common with {manifest_path}: the model has {', '.join(saved.tasks)}, the "
+            f"manifest {', '.join(manifest.tasks)}. Rename the task in the manifest if it is the same one"
+        )
+    for name in names:
+        saved.tagger.head(name)
+    loaded, notices = load_tasks(manifest, names=names, splits=(split,))
+    _check(saved, loaded, split)
+    encoded, said = encode_tasks(loaded, saved.tagger.backbone)
+    tell(console, notices + said)
+    report = Report(
+        about={
+            "checkpoint": str(saved.folder),
+            "backbone": saved.tagger.backbone.identity.reference,
+            "manifest": str(manifest_path),
+        },
+        tasks=tuple(_task_report(saved, one, split) for one in encoded),
+    )
+    print_report(report, console)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
+        replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
+    return report
+
+
+def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
+    problems = []
+    for task in tasks:
+        found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
+        if found:
+            problems.append(
+                f'{saved.folder}: task "{task.name}": the label map differs from the manifest\'s: {"; ".join(found)}. '
+                "Evaluate on the data it was trained for, or set labels and label_map in the manifest"
+            )
+    if problems:
+        raise CheckpointError(problems)
+    without = [task.name for task in tasks if split not in task.splits]
+    if without:
+        raise DataError(f"no {split} split: {', '.join(without)}. Add files.{split} to the manifest or choose --split")
+
+
+def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskReport:
+    words = sum(len(sentence.words) for sentence in encoded.sentences(split))
+    return TaskReport(
+        task=encoded.task.name,
+        split=split,
+        score=evaluate_task(saved.tagger, encoded, split),
+        windows=len(encoded.splits[split]),
+        unseen_words=words - len(encoded.splits[split].positions),
+        digests=encoded.task.digests,
+    )
