@@ -198,6 +198,11 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
     for row in rows:
         if "test" not in row.sentences:
             found.append(f"{row.name}: has no test split.")
+        most = max(manifest.tasks[row.name].shots, default=0)
+        if most > row.sentences["train"]:
+            found.append(
+                f"{row.name}: shots {most} is more than train has ({row.sentences['train']:,}); transfer refuses it."
+            )
         if row.long_sentences:
             found.append(
                 f"{row.name}: sentences of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "

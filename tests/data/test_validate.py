@@ -137,7 +137,7 @@ def test_notices_name_what_deserves_a_look(make):
     files = {"train": column(long, "a b"), "dev": column("a b"), "pos": "a X\n"}
     split = "files: {train: train, dev: dev}"
     tasks = {
-        "a": f"{SPEC}, {split}",
+        "a": f"{SPEC}, {split}, shots: [1, 3]",
         "b": "family: pos, columns: {word: 0, tag: 1}, files: {train: pos, dev: pos2}",
         "c": f"{SPEC}, {split}, enabled: false",
     }
@@ -145,6 +145,7 @@ def test_notices_name_what_deserves_a_look(make):
     assert report.notices == [
         "c: disabled, not read.",
         "a: has no test split.",
+        "a: shots 3 is more than train has (2); transfer refuses it.",
         "a: sentences of more than 400 words: 1, the longest has 401 (train:1). Windows cut them at words; nothing is "
         "lost.",
         "b: has no test split.",
