@@ -94,9 +94,8 @@ def run_validate(path: Path, passes: float, console: Console, *, as_json: bool =
     try:
         report = validate(load_manifest(path), passes=passes)
     except MptError as error:
-        count = len(error.problems)
         print(error, file=sys.stderr)
-        print(f"{printable(str(path))}: {count} problem{'s' if count > 1 else ''}", file=sys.stderr)
+        print(f"{printable(str(path))} is not valid: correct the problems above.", file=sys.stderr)
         return 2
     if as_json:
         console.file.write(json.dumps(asdict(report), indent=2) + "\n")

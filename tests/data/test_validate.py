@@ -163,7 +163,7 @@ def test_all_problems_go_to_stderr_with_status_2(make, capsys):
     assert (output.getvalue(), captured.out) == ("", "")
     assert "a:2: " in captured.err
     assert '"dve" not found in' in captured.err
-    assert captured.err.endswith("m.yaml: 2 problems\n")
+    assert captured.err.endswith("m.yaml is not valid: correct the problems above.\n")
     assert run_validate(Path("none.yaml"), 10, Console(file=output)) == 2
     assert "none.yaml: manifest not found." in capsys.readouterr().err
 
