@@ -22,7 +22,9 @@ def input_layout(
     Args:
         predictor: Its task's training files are the default.
         name: A format's name; None for that default.
-        word_column, tag_column, delimiter: Of column files, when `name` is "conll".
+        word_column: With "conll", column of the word, counted from 0.
+        tag_column: With "conll", column that predictions replace; None appends one.
+        delimiter: With "conll", what separates columns.
 
     Raises:
         ConfigError: No such format.
