@@ -64,9 +64,7 @@ def transfer(
     seeds: Annotated[str, typer.Option(help="Seeds, one run each, e.g. 0,1,2.")] = "",
     baseline: Annotated[str | None, typer.Option(help="scratch, head, or both with a comma; empty for none.")] = None,
     head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Results folder; runs/transfer_NAME-OF-MANIFEST when not given.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder; runs/transfer_MANIFEST when not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the finished runs of the results folder.")] = False,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
     overrides: Overrides = [],  # noqa: B006
@@ -75,12 +73,9 @@ def transfer(
     from mpt.config import load_transfer_settings
     from mpt.stages.transfer import transfer as run
 
-    changes = {
-        "seeds": seeds and f"[{seeds}]",
-        "head": head,
-        "baselines": None if baseline is None else f"[{baseline}]",
-    }
-    flags = [f"{name}={value}" for name, value in changes.items() if value]
+    flags = [f"seeds=[{seeds}]"] if seeds else []
+    flags += [f"head={head}"] if head is not None else []
+    flags += [f"baselines=[{baseline}]"] if baseline is not None else []
     run(
         load_transfer_settings(config, [*overrides, *flags]),
         init_from,
@@ -117,23 +112,17 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
     text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    task: Annotated[
-        str | None, typer.Option(help="Task whose labels to predict; needed when the model has several.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task to predict, when the model has several.")] = None,
     layout: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="text, conll, conllu, jsonl, jsonl_spans, snips or rasa; the layout of the training data when not given.",
+            help="text, conll, conllu, jsonl, jsonl_spans, snips or rasa; as the training data when not given.",
         ),
     ] = None,
-    word_column: Annotated[int, typer.Option(help="With --format conll: column of the word, from 0.")] = 0,
-    tag_column: Annotated[
-        int | None, typer.Option(help="With --format conll: column to replace; appended if none.")
-    ] = None,
-    delimiter: Annotated[
-        str, typer.Option(help="With --format conll: tab, space, whitespace or a character.")
-    ] = "whitespace",
+    word_column: Annotated[int, typer.Option(help="With conll: column of the word, from 0.")] = 0,
+    tag_column: Annotated[int | None, typer.Option(help="With conll: column to replace; appended if none.")] = None,
+    delimiter: Annotated[str, typer.Option(help="With conll: tab, space, whitespace or one character.")] = "whitespace",
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
 ) -> None:
     """Tag a file and write it back in its own form: columns, JSON lines, or JSON lines for plain text."""
