@@ -149,9 +149,11 @@ class PretrainSettings(StageSettings):
 
     Attributes:
         manifest: The mixture.
+        tasks: Tasks of the manifest to train on; an empty list stands for all. A single one is plain P-Tuning v2.
     """
 
     manifest: Path
+    tasks: tuple[str, ...] = ()
     backbone: BackboneSettings = BackboneSettings()
     prompt: PromptSettings = PromptSettings()
 

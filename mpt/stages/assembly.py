@@ -1,9 +1,12 @@
 """Pieces of a run that both stages put together in the same way."""
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from rich.console import Console
@@ -244,6 +247,28 @@ def describe_size(tagger: Tagger) -> str:
     return (
         f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
         f"backbone's {frozen:,} frozen parameters"
+    )
+
+
+def cost_of(progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+    """What training took: word pieces, seconds in steps, and peak memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    cost = {
+        "word_pieces": progress.pieces,
+        "seconds": round(progress.seconds, 1),
+        "pieces_per_second": round(progress.pieces / max(progress.seconds, 1e-9)),
+        "peak_memory_mib": round(peak),
+    }
+    if accelerator.device.type == "cuda":
+        cost["peak_device_memory_mib"] = round(torch.cuda.max_memory_allocated(accelerator.device) / 2**20)
+    return cost
+
+
+def describe_cost(cost: Mapping[str, float]) -> str:
+    """One line of it."""
+    return (
+        f"trained on {cost['word_pieces']:,} word pieces in {cost['seconds'] / 60:.1f} min "
+        f"({cost['pieces_per_second']:,} a second), peak memory {cost['peak_memory_mib']:,} MiB"
     )
 
 

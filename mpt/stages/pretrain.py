@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
@@ -22,6 +23,8 @@ from mpt.model.tagger import Tagger
 from mpt.stages.assembly import (
     build_accelerator,
     build_plan,
+    cost_of,
+    describe_cost,
     describe_size,
     encode_tasks,
     execute,
@@ -57,7 +60,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     accelerator = build_accelerator(folder, settings.trackers)
     console = speaker(accelerator, console)
     manifest = load_manifest(settings.manifest)
-    tasks, notices = load_tasks(manifest)
+    tasks, notices = load_tasks(manifest, names=settings.tasks or None)
     _check_selection(settings, [task.name for task in tasks])
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
     encoded, said = encode_tasks(tasks, backbone)
@@ -98,9 +101,12 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
         checkpoint=checkpoint,
     )
     accelerator.end_training()
+    cost = cost_of(progress, accelerator)
+    console.print(describe_cost(cost), highlight=False)
     scores = dict(evaluate_tasks(tagger, encoded, "dev"))
     if accelerator.is_main_process:
-        _write_results(folder, progress, scores)
+        _write_results(folder, progress, scores, cost)
+    _print_scores(console, scores, folder)
     return scores
 
 
@@ -160,12 +166,23 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def _write_results(folder: Path, progress: Progress, scores: dict[str, Score]) -> None:
+def _print_scores(console: Console, scores: dict[str, Score], folder: Path) -> None:
+    table = Table(title="dev scores at the best checkpoint", title_justify="left")
+    for name in ("task", "metric", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for name, score in scores.items():
+        table.add_row(name, score.metric.replace("_", " "), f"{100 * score.primary:.1f}")
+    console.print(table)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+def _write_results(folder: Path, progress: Progress, scores: dict[str, Score], cost: dict[str, float]) -> None:
     assert progress.best is not None, "the last step is always evaluated"
     results = {
         "stage": "pretrain",
         "steps": progress.step,
         "best_step": progress.history[progress.best]["step"],
+        "cost": cost,
         "dev": {name: score.to_json() for name, score in scores.items()},
     }
     replace_durable(folder / "results.json", to_json(results))

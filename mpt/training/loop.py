@@ -37,6 +37,8 @@ class Progress:
         scores: The selection score of each evaluation, in the same order.
         best_tensors: Trained tensors at the best evaluation.
         stopped_early: Whether patience ran out.
+        seconds: Time spent in steps, evaluations and checkpoints not counted.
+        pieces: Real word pieces trained on.
     """
 
     step: int = 0
@@ -44,6 +46,8 @@ class Progress:
     scores: list[float] = field(default_factory=list)
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     stopped_early: bool = False
+    seconds: float = 0.0
+    pieces: int = 0
 
     @property
     def best(self) -> int | None:
@@ -112,8 +116,11 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
             clip_norm=settings.optimizer.clip_norm,
             seed=training.seed,
         )
+        seconds = time.perf_counter() - began
         progress.step += 1
-        run.log.step(progress.step, _metrics(result, factor, time.perf_counter() - began))
+        progress.seconds += seconds
+        progress.pieces += result.num_pieces
+        run.log.step(progress.step, _metrics(result, factor, seconds))
         evaluated = progress.step == training.steps or progress.step % settings.evaluation.every_steps == 0
         if evaluated:
             _evaluate(run, progress)
@@ -183,6 +190,8 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress) -> Non
             "stopped_early": progress.stopped_early,
             "history": progress.history,
             "scores": progress.scores,
+            "pieces": progress.pieces,
+            "seconds": progress.seconds,
         }
         checkpoint = Checkpoint(
             **_trained_tensors(run.tagger),
@@ -226,6 +235,8 @@ def _restore(run: Run, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint)
         history=list(state["history"]),
         scores=list(state["scores"]),
         stopped_early=bool(state["stopped_early"]),
+        seconds=float(state["seconds"]),
+        pieces=int(state["pieces"]),
     )
     if progress.scores and run.folder is not None:
         best_folder = best(run.folder)
