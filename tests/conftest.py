@@ -28,6 +28,9 @@ for name in ("COLUMNS", "FORCE_COLOR", "HF_TOKEN", "MPT_LOG"):
 settings.register_profile("mpt", derandomize=True, deadline=None)
 settings.load_profile("mpt")
 
+# After the above: the fixtures of training runs import torch, when they are asked for.
+pytest_plugins = ["common.runs"]
+
 _connect = socket.socket.connect
 
 

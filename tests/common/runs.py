@@ -1,0 +1,205 @@
+"""Small data, a small backbone and finished runs for the tests of training and of everything above it.
+
+Tests only read what the session's `world` holds, and copy what they change.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+SENTENCES = {"train": 60, "dev": 30, "test": 30}
+WORDS = {"PER": "Ada Bob Cyd Dan", "LOC": "Kiev Lund Mons Nice", "ORG": "Sony Tata Uber Visa", "O": "in on to of an up"}
+
+
+@dataclass(frozen=True)
+class World:
+    """What the tests share: a folder with `mixture.yaml` and `target.yaml`, a backbone, a pretraining run."""
+
+    data: Path
+    backbone: Path
+    run: Path
+
+
+def sentences(count, kinds, tag, seed):
+    """Column text whose tags follow from the words alone, so that a small random backbone can learn them."""
+    rng = Random(seed)
+    text = ""
+    for _ in range(count):
+        for _ in range(rng.randrange(3, 8)):
+            kind = rng.choice(["O", "O", *kinds])
+            text += f"{rng.choice(WORDS[kind].split())} {tag(kind)}\n"
+        text += "\n"
+    return text
+
+
+def entity(kind):
+    return "O" if kind == "O" else f"B-{kind}"
+
+
+def upos(kind):
+    return "ADP" if kind == "O" else "PROPN"
+
+
+TASKS = {
+    "people": ("ner", ["PER"], entity),
+    "places": ("ner", ["LOC", "PER"], entity),
+    "words": ("pos", ["PER", "LOC"], upos),
+    "firms": ("ner", ["ORG", "PER"], entity),
+}
+
+
+def write_tasks(folder):
+    """Three source tasks (two of entities, one of words) and a target task with a type that is new."""
+    for name, (_, kinds, tag) in TASKS.items():
+        (folder / name).mkdir(parents=True)
+        for split, count in SENTENCES.items():
+            (folder / name / f"{split}.txt").write_text(sentences(count, kinds, tag, f"{name} {split}"))
+    (folder / "mixture.yaml").write_text(manifest("source", ["people", "places", "words"]))
+    (folder / "target.yaml").write_text(manifest("target", ["firms"]))
+    return folder
+
+
+def manifest(name, tasks):
+    """A manifest as JSON, which YAML includes."""
+    specs = {
+        task: {
+            "family": TASKS[task][0],
+            "files": {split: f"{task}/{split}.txt" for split in SENTENCES},
+            "columns": {"word": 0, "tag": 1},
+            **({"scheme": "iob2"} if TASKS[task][0] == "ner" else {}),
+        }
+        for task in tasks
+    }
+    return json.dumps({"version": 1, "name": name, "root": ".", "tasks": specs}, indent=1)
+
+
+def pretrain_settings(world, **changes):
+    """Settings of a run of six steps with three evaluations; `changes` are dotted with __."""
+    from mpt.config import (
+        BackboneSettings,
+        EvaluationSettings,
+        OptimizerSettings,
+        PretrainSettings,
+        PromptSettings,
+        TrainingSettings,
+    )
+
+    settings = PretrainSettings(
+        manifest=world.data / "mixture.yaml",
+        backbone=BackboneSettings(reference=str(world.backbone), dtype="float32"),
+        prompt=PromptSettings(length=4, dropout=0.1),
+        optimizer=OptimizerSettings(head_learning_rate=0.05, warmup_steps=1),
+        training=TrainingSettings(steps=6, tokens_per_micro_batch=256),
+        evaluation=EvaluationSettings(every_steps=2),
+    )
+    return changed(settings, **changes)
+
+
+def transfer_settings(**changes):
+    """Settings of transfer runs of six steps with two seeds."""
+    from mpt.config import EvaluationSettings, OptimizerSettings, TrainingSettings, TransferSettings
+
+    settings = TransferSettings(
+        optimizer=OptimizerSettings(head_learning_rate=0.05, warmup_steps=1),
+        training=TrainingSettings(steps=6, tokens_per_micro_batch=256),
+        evaluation=EvaluationSettings(every_steps=3),
+        seeds=(0, 1),
+    )
+    return changed(settings, **changes)
+
+
+def changed(settings, **changes):
+    """`training__steps=4` gives a copy with that field changed; values are those of Python."""
+    for path, value in changes.items():
+        head, _, rest = path.partition("__")
+        value = changed(getattr(settings, head), **{rest: value}) if rest else value
+        settings = settings.model_copy(update={head: value})
+    return settings
+
+
+def quiet():
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def run_pretrain(world, folder, *, resume=False, **changes):
+    from mpt.stages.pretrain import pretrain
+
+    return pretrain(pretrain_settings(world, **changes), folder, resume=resume, console=quiet())
+
+
+def run_transfer(world, folder, *, resume=False, shots=(20,), tasks=(), init_from=None, backbone=None, **changes):
+    from mpt.stages.transfer import transfer
+
+    return transfer(
+        transfer_settings(**changes),
+        init_from or world.run,
+        world.data / "target.yaml",
+        folder,
+        tasks=tasks,
+        shots=shots,
+        resume=resume,
+        backbone=backbone,
+        console=quiet(),
+    )
+
+
+def files_of(folder):
+    """Every file below a folder by relative path, with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def write_bert(folder, *, seed=0, positions=64):
+    """A random BERT of two layers, and a tokenizer whose word pieces are characters."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    letters = [chr(code) for code in range(33, 127)]
+    specials = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    pieces = [*specials.values(), *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=positions,
+    )
+    BertModel(config).save_pretrained(folder)
+    logging.enable_progress_bar()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Data, backbone and a pretraining run over them; read it, never change it."""
+    root = tmp_path_factory.mktemp("world")
+    write_bert(root / "backbone")
+    made = World(data=write_tasks(root / "data"), backbone=root / "backbone", run=root / "run")
+    run_pretrain(made, made.run, training__steps=12, evaluation__every_steps=4)
+    return made
+
+
+@pytest.fixture
+def own_world(world, tmp_path):
+    """The world with a copy of its data, to be changed."""
+    import shutil
+
+    shutil.copytree(world.data, tmp_path / "data")
+    return replace(world, data=tmp_path / "data")
