@@ -1,5 +1,6 @@
 """Pieces of a run that both stages put together in the same way."""
 
+import importlib.util
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,8 +34,12 @@ def build_accelerator(folder: Path, trackers: Sequence[str]) -> Accelerator:
     """Join the launch; precision is mpt's own business, since backbone and prompts differ in it.
 
     Raises:
+        ConfigError: A tracker is not installed.
         TrainingError: The launch asks for an engine that this version does not train under.
     """
+    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"trackers: {', '.join(missing)} not installed. Run: pip install 'mpt-prompts[tensorboard]'")
     accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder), mixed_precision="no")
     if accelerator.distributed_type not in PLAIN_LAUNCHES:
         raise TrainingError(

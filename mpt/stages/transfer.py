@@ -1,6 +1,6 @@
 """Stage 2: the pretrained prompt to single tasks, beside baselines at equal steps and equal tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -34,7 +34,7 @@ from mpt.stages.assembly import (
 )
 from mpt.stages.target_head import build_head
 from mpt.strict_yaml import dump
-from mpt.training.checkpoint import read_json
+from mpt.training.checkpoint import read_json, verify
 from mpt.training.loop import Progress
 
 RESULT_FILE = "result.json"
@@ -114,10 +114,15 @@ def transfer(
     )
     for task in loaded:  # a head that cannot be copied is an error before anything is trained
         build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
-    if accelerator.is_main_process and not resume:
-        start_run_folder(
-            folder, {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
-        )
+    given = {
+        "config.yaml": dump(settings).encode(),
+        "manifest.json": to_json(manifest.resolved()),
+        "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
+    }
+    if resume:
+        _check_resumable(folder, given)
+    elif accelerator.is_main_process:
+        start_run_folder(folder, given)
     results: list[Result] = []
     for task, count in wanted:
         for method in [*settings.baselines, TRANSFER]:
@@ -126,6 +131,19 @@ def transfer(
     console.print(comparison_table(results, title=f"from {saved.folder}"))
     console.print(f"results: {folder}", highlight=False)
     return results
+
+
+def _check_resumable(folder: Path, given: Mapping[str, bytes]) -> None:
+    """Refuse to add runs to results that were made from something else."""
+    missing = [name for name in given if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Start without --resume")
+    changed = [name for name, content in given.items() if (folder / name).read_bytes() != content]
+    if changed:
+        raise ConfigError(
+            f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
+            "Give the same settings, manifest and checkpoint, or another --out"
+        )
 
 
 def _check_shots(wanted: Sequence[tuple[Task, int | None]]) -> None:
