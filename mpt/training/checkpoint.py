@@ -34,6 +34,8 @@ SEAL = "CHECKPOINT.json"
 TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
 JSON_FILES = ("state.json", "identity.json")
 LARGEST_JSON = 64 * 1024 * 1024
+RUNS_SHOWN = 20
+LEVELS = ("*/checkpoints", "*/*/*/checkpoints")  # a folder of runs, and the results of a transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,16 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
             for name, content in contents.items():
                 write_durable(folder / name, content)
             write_durable(folder / SEAL, to_json(_seal(contents)))
+            verify(folder)
     except FileExistsError as error:
         raise CheckpointError(f"{target}: this checkpoint exists already; nothing published is overwritten") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{target}: the disk gave back other bytes than were written: {error}") from error
     except OSError as error:
         raise CheckpointError(
             f"{target}: cannot write the checkpoint: {error.strerror or error}. Earlier checkpoints are untouched; "
             "make room or mend the folder, then continue with --resume"
         ) from error
-    verify(target)
     return target
 
 
@@ -118,7 +122,8 @@ def verify(folder: Path) -> str:
     seal = read_json(folder / SEAL)
     digest = seal.pop("sha256", None)
     version = seal.get("format_version")
-    if digest != hashlib.sha256(to_json(seal)).hexdigest():
+    intact = (folder / SEAL).read_bytes() == to_json({**seal, "sha256": digest})
+    if not intact or digest != hashlib.sha256(to_json(seal)).hexdigest():
         raise CheckpointError(_damage(folder, [f"{SEAL} does not match its own digest"]))
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -213,8 +218,9 @@ def find_checkpoint(path: Path) -> Path:
             )
         return found
     if path.is_dir():
-        inside = sorted(folder.parent.name for folder in path.glob("*/checkpoints"))
-        hint = f" It holds runs: {', '.join(inside)}." if inside else ""
+        inside = sorted(str(folder.parent.relative_to(path)) for level in LEVELS for folder in path.glob(level))
+        more = f" and {len(inside) - RUNS_SHOWN} more" if len(inside) > RUNS_SHOWN else ""
+        hint = f" It holds runs: {', '.join(inside[:RUNS_SHOWN])}{more}." if inside else ""
         raise CheckpointError(f"{path}: neither a run folder nor a checkpoint.{hint} Give a folder with checkpoints/")
     siblings = [str(path.parent / it.name) for it in path.parent.iterdir()] if path.parent.is_dir() else []
     raise CheckpointError(f"{path}: no such folder.{did_you_mean(str(path), siblings)}")
