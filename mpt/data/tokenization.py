@@ -38,6 +38,7 @@ class WordPieces:
         unknown: Id for a word that the tokenizer turns into nothing.
         pad: Id that fills rows up.
         room: Most pieces of text in a window, specials not counted.
+        before_word: Text put before every word: a space, where the tokenizer tells a word's start by it.
         last_piece: Score a word at its last piece instead of its first: a causal backbone has not read the word before.
     """
 
@@ -47,6 +48,7 @@ class WordPieces:
     unknown: int | None
     pad: int
     room: int
+    before_word: str = ""
     last_piece: bool = False
 
 
@@ -114,7 +116,9 @@ def encode(
     """
     builder = _Builder(word_pieces, {label: i for i, label in enumerate(labels)} if labels is not None else None)
     encodings: Iterable[Encoding] = word_pieces.tokenizer.encode_batch(
-        [list(sentence.words) for sentence in sentences], is_pretokenized=True, add_special_tokens=False
+        [[word_pieces.before_word + word for word in sentence.words] for sentence in sentences],
+        is_pretokenized=True,
+        add_special_tokens=False,
     )
     for sentence, encoding in zip(sentences, encodings, strict=True):
         builder.add(sentence, encoding)

@@ -266,13 +266,9 @@ def _positions(model: Any) -> tuple[int, int]:
 def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) -> WordPieces:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None and not _words_are_alike(backend):
-            # Byte-level BPE marks a word's start by the space before it, which a split text lacks.
-            tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
-            backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(f'backbone "{reference}": no tokenizer: {str(error).splitlines()[0]}') from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise BackboneError(f'backbone "{reference}": it has no fast tokenizer (tokenizer.json), which mpt needs')
     backend.no_truncation()
@@ -294,6 +290,9 @@ def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) ->
         unknown=tokenizer.unk_token_id,
         pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         room=room,
+        # Byte-level BPE marks a word's start by the space before it, which a split text lacks. Its own option for that
+        # (add_prefix_space) is not everywhere obeyed, and puts spaces inside of words ("Don 't") elsewhere.
+        before_word="" if _words_are_alike(backend) else " ",
         last_piece=causal,
     )
 
