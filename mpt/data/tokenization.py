@@ -227,8 +227,8 @@ def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, i
         room: Pieces of a window.
 
     Returns:
-        (first, last, begin, end) of each window: it shows the words `first:last` and scores the words `begin:end`.
-        The scored ranges follow each other without gap or overlap.
+        (first, last, begin, end) of each window: it shows the words `first:last` and scores the words `begin:end`, at
+        least one. The scored ranges follow each other without gap or overlap.
     """
     ends = np.concatenate([[0], np.cumsum(counts)])
     spans: list[tuple[int, int]] = []
@@ -238,9 +238,9 @@ def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, i
         spans.append((first, last))
         if last == len(counts):
             break
-        # Half a window on, in pieces; at least one word, or a row of giant words would never end.
-        first = max(first + 1, int(np.searchsorted(ends, ends[first] + room // 2, side="left")))
-        first = min(first, last)
+        # Half a window on, in pieces; farther where the next word is so large that it would not be in the window yet.
+        half, fits = np.searchsorted(ends, [ends[first] + room // 2, ends[last + 1] - room], side="left")
+        first = min(max(first + 1, int(half), int(fits)), last)
     # A word seen by two windows goes to the one where its nearer edge is farther away; the border between two
     # neighbours is the middle of what both see, and ties go to the earlier.
     borders = [0]
@@ -249,4 +249,5 @@ def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, i
         centres = (ends[first:last] + ends[first + 1 : last + 1]) / 2
         borders.append(max(borders[-1], first + int(np.searchsorted(centres, middle, side="right"))))
     borders.append(len(counts))
-    return [(first, last, borders[i], borders[i + 1]) for i, (first, last) in enumerate(spans)]
+    shared = [(first, last, borders[i], borders[i + 1]) for i, (first, last) in enumerate(spans)]
+    return [(first, last, begin, end) for first, last, begin, end in shared if begin < end]
