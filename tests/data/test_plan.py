@@ -1,0 +1,276 @@
+import hashlib
+import random
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpt.data.plan import Plan, TaskOrder, TaskSize, balanced_cuts, draw_schedule, greedy_cuts
+
+GOLDEN_DRAWS = "b7a88c49aed4f2ff7bb13c12ff21ebc110d86b8baaca5293ffcf3148c8e75b3b"
+GOLDEN_STEPS = "6f5f6f878fb5d13b64a4857380ac650c3194d2e9fe9bc754e5460d75216177b8"
+
+
+def task(name="t", pieces=(5, 5, 5), *, rate=1.0, words=None, loss_weight=1.0):
+    pieces = np.array(pieces)
+    words = np.maximum(pieces - 2, 0) if words is None else np.array(words)
+    return TaskSize(name=name, rate=rate, pieces=pieces, words=words, loss_weight=loss_weight)
+
+
+def flat(micro_batches):
+    return [(m.task, m.windows.tolist(), m.weight) for m in micro_batches]
+
+
+def lengths_like_text(count, seed=0):
+    """Word pieces of sentences as corpora have them: log-normal around 25, 4 to 512."""
+    return np.clip(np.random.default_rng(seed).lognormal(3.2, 0.6, count), 4, 512).astype(np.int64)
+
+
+@st.composite
+def mixtures(draw, max_tasks=4):
+    count = draw(st.integers(1, max_tasks))
+    weights = [draw(st.integers(1, 50)) for _ in range(count)]
+    sizes = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+    return [task(f"task {i}", draw(sizes), rate=weight / sum(weights)) for i, weight in enumerate(weights)]
+
+
+PLANS = {
+    "seed": st.integers(0, 5),
+    "tokens": st.integers(4, 120),
+    "draws": st.integers(1, 3),
+    "batches": st.integers(1, 3),
+}
+
+
+def make(tasks, seed, tokens, draws, batches):
+    return Plan(tasks, seed=seed, tokens=tokens, micro_batches=draws * batches, tasks_per_step=draws)
+
+
+@given(mixtures(), st.permutations(range(12)), st.fixed_dictionaries(PLANS))
+def test_a_step_is_a_function_of_seed_and_number(tasks, order, shape):
+    plan = make(tasks, **shape)
+    forwards = [flat(plan.step(step)) for step in range(12)]
+    asked = make(tasks, **shape)
+    in_any_order = {step: flat(asked.step(step)) for step in order}
+    alone = {step: flat(make(tasks, **shape).step(step)) for step in order[:3]}
+    assert all(in_any_order[step] == forwards[step] for step in order)
+    assert all(alone[step] == forwards[step] for step in alone)
+    assert [flat(asked.step(step)) for step in range(12)] == forwards  # asking again changes nothing
+
+
+@given(mixtures(), st.fixed_dictionaries(PLANS))
+def test_a_step_has_its_micro_batches_each_of_one_task(tasks, shape):
+    plan = make(tasks, **shape)
+    for step in range(8):
+        micro_batches = plan.step(step)
+        assert len(micro_batches) == shape["draws"] * shape["batches"]
+        by_draw = [micro_batches[i : i + shape["batches"]] for i in range(0, len(micro_batches), shape["batches"])]
+        assert all(len({m.task for m in draw}) == 1 for draw in by_draw)
+
+
+@given(mixtures(), st.fixed_dictionaries(PLANS))
+def test_no_micro_batch_exceeds_the_budget(tasks, shape):
+    plan = make(tasks, **shape)
+    for step in range(8):
+        for m in plan.step(step):
+            lengths = tasks[m.task].pieces[m.windows]
+            assert len(lengths) and (np.diff(lengths) >= 0).all()
+            assert len(lengths) * lengths.max() <= shape["tokens"] or len(lengths) == 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(0, 5), st.integers(4, 200))
+def test_an_epoch_has_every_window_once(pieces, seed, tokens):
+    order = TaskOrder("t", np.array(pieces), seed=seed, tokens=tokens)
+    number = 0
+    for _epoch in range(3):
+        seen = []
+        while len(seen) < len(pieces):
+            seen += order.batch(number).tolist()
+            number += 1
+            assert order.epochs(number) <= _epoch + 1
+        assert sorted(seen) == list(range(len(pieces)))
+        assert order.epochs(number) == _epoch + 1
+
+
+def test_epochs_differ_from_one_another_and_between_seeds():
+    def first_epoch(seed, epoch):
+        order = TaskOrder("t", lengths_like_text(400), seed=seed, tokens=512)
+        batches, number = [], 0
+        while order.epochs(number) < epoch:
+            number += 1
+        while order.epochs(number) < epoch + 1:
+            batches.append(order.batch(number).tolist())
+            number += 1
+        return batches
+
+    assert len({str(first_epoch(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_the_parts_of_a_task_order_can_be_asked_for_in_any_order():
+    pieces = lengths_like_text(50)
+    forwards = TaskOrder("t", pieces, seed=1, tokens=128)
+    expected = [forwards.batch(number).tolist() for number in range(200)]
+    asked = TaskOrder("t", pieces, seed=1, tokens=128)
+    numbers = random.Random(0).sample(range(200), 200)
+    assert {number: asked.batch(number).tolist() for number in numbers} == dict(enumerate(expected))
+
+
+@given(
+    st.lists(st.integers(1, 1000), min_size=1, max_size=8),
+    st.integers(0, 5),
+    st.integers(1, 300),
+    st.integers(0, 500),
+)
+def test_draws_stay_within_one_of_their_share(weights, seed, count, more):
+    tasks = [(f"task {i}", weight / sum(weights)) for i, weight in enumerate(weights)]
+    draws, occurrences = draw_schedule(tasks, seed=seed, count=count)
+    for index, (name, rate) in enumerate(tasks):
+        own = np.flatnonzero(draws == index)
+        assert occurrences[own].tolist() == list(range(len(own)))
+        # In mixture time: draw j of a task lies in its j-th interval of 1/rate. In draws, the other tasks' own
+        # deviations add up, at most one each.
+        expected = rate * np.arange(1, len(draws) + 1)
+        assert (np.abs(np.cumsum(draws == index) - expected) <= len(tasks)).all(), (name, rate)
+    longer = draw_schedule(tasks, seed=seed, count=count + more)
+    shorter = min(longer.shape[1], len(draws))
+    assert (longer[:, :shorter] == np.stack([draws, occurrences])[:, :shorter]).all()
+
+
+def test_each_draw_falls_into_its_interval_of_mixture_time():
+    # Four equal tasks: every quarter of mixture time has one draw of each, in an order that changes.
+    tasks = [(f"task {i}", 0.25) for i in range(4)]
+    draws = draw_schedule(tasks, seed=0, count=4000)[0][:4000].reshape(-1, 4)
+    assert (np.sort(draws) == range(4)).all()
+    assert len({tuple(row) for row in draws.tolist()}) == 24
+
+
+def test_rates_are_met_over_a_long_run():
+    rates = [0.6, 0.3, 0.09, 0.01]
+    draws = draw_schedule([(str(r), r) for r in rates], seed=3, count=10_000)[0][:10_000]
+    counts = np.bincount(draws)
+    assert np.abs(counts - 10_000 * np.array(rates)).max() <= len(rates)
+
+
+def test_the_first_draws_are_golden():
+    tasks = [("conll", 0.5), ("wnut", 0.25), ("ncbi", 0.2), ("snips", 0.05)]
+    draws = draw_schedule(tasks, seed=42, count=10_000)[:, :10_000]
+    assert hashlib.sha256(draws.astype("<i8").tobytes()).hexdigest() == GOLDEN_DRAWS
+
+
+def test_the_first_steps_are_golden():
+    tasks = [task("conll", range(4, 60), rate=0.75), task("wnut", range(8, 30), rate=0.25)]
+    plan = Plan(tasks, seed=42, tokens=256, micro_batches=4, tasks_per_step=2)
+    steps = str([[(t, windows) for t, windows, _ in flat(plan.step(step))] for step in range(500)])
+    assert hashlib.sha256(steps.encode()).hexdigest() == GOLDEN_STEPS
+
+
+def test_adding_a_task_leaves_the_order_of_the_others_alone():
+    old = [task("a", lengths_like_text(90, 1), rate=0.5), task("b", lengths_like_text(60, 2), rate=0.5)]
+    new = [task("c", lengths_like_text(70, 3), rate=0.2)]
+    new += [task(t.name, t.pieces, rate=t.rate * 0.8) for t in old]
+
+    def orders(tasks, steps):
+        plan = Plan(tasks, seed=0, tokens=256)
+        found = {t.name: [] for t in tasks}
+        for step in range(steps):
+            (m,) = plan.step(step)
+            found[tasks[m.task].name].append(m.windows.tolist())
+        return found
+
+    before, after = orders(old, 100), orders(new, 130)
+    for name in ("a", "b"):
+        both = min(len(before[name]), len(after[name]))
+        assert both > 40
+        assert before[name][:both] == after[name][:both]
+
+
+@given(mixtures(), st.fixed_dictionaries(PLANS), st.data())
+def test_weights_make_the_loss_a_mean_over_draws(tasks, shape, data):
+    weights = [data.draw(st.sampled_from([0.5, 1.0, 3.0])) for _ in tasks]
+    tasks = [
+        task(t.name, t.pieces, rate=t.rate, words=np.maximum(t.pieces, 1), loss_weight=weight)
+        for t, weight in zip(tasks, weights, strict=True)
+    ]
+    plan = make(tasks, **shape)
+    for step in range(6):
+        micro_batches = plan.step(step)
+        for index in {m.task for m in micro_batches}:
+            own = [m for m in micro_batches if m.task == index]
+            total = sum(m.weight * int(tasks[index].words[m.windows].sum()) for m in own)
+            assert total == pytest.approx(tasks[index].loss_weight * len(own) / len(micro_batches))
+            assert len({m.weight for m in own}) == 1  # every word of a task counts the same
+
+
+def test_a_micro_batch_without_labelled_words_weighs_something_finite():
+    plan = Plan([task(words=[0, 0, 0])], seed=0, tokens=32)
+    assert all(np.isfinite(m.weight) for m in plan.step(0))
+
+
+@pytest.mark.parametrize("tokens", [1024, 2048, 8192])
+def test_padding_is_under_five_percent(tokens):
+    pieces = lengths_like_text(20_000)
+    order = TaskOrder("t", pieces, seed=0, tokens=tokens)
+    filled = area = number = 0
+    while number == 0 or order.epochs(number) < 1:
+        lengths = pieces[order.batch(number)]
+        filled, area = filled + lengths.sum(), area + len(lengths) * lengths.max()
+        number += 1
+    assert filled == pieces.sum()
+    assert filled / area > 0.95, filled / area
+    assert area / number > 0.85 * tokens, area / number  # and micro-batches are full
+
+
+def test_micro_batches_of_an_epoch_are_mixed():
+    """Short and long ones take turns: length is no function of time."""
+    pieces = lengths_like_text(20_000)
+    order = TaskOrder("t", pieces, seed=0, tokens=1024)
+    means = [pieces[order.batch(number)].mean() for number in range(200)]
+    correlation = np.corrcoef(means, range(200))[0, 1]
+    assert np.std(means) > 5 and abs(correlation) < 0.2, correlation
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80).map(sorted), st.integers(1, 400))
+def test_balanced_cuts_need_no_more_micro_batches_than_greedy_ones(pieces, tokens):
+    pieces = np.array(pieces)
+    greedy, balanced = greedy_cuts(pieces, tokens), balanced_cuts(pieces, tokens)
+    assert len(balanced) == len(greedy)
+    for part in np.split(pieces, balanced):
+        assert len(part) == 1 or len(part) * part.max() <= tokens
+
+
+def test_balanced_cuts_leave_no_crumb():
+    pieces = np.full(33, 10)  # 32 rows fit
+    assert [len(part) for part in np.split(pieces, greedy_cuts(pieces, 320))] == [32, 1]
+    assert min(len(part) for part in np.split(pieces, balanced_cuts(pieces, 320))) >= 16
+
+
+@given(mixtures(), st.fixed_dictionaries(PLANS))
+def test_epoch_of_counts_what_was_seen(tasks, shape):
+    plan = make(tasks, **shape)
+    seen = [np.zeros(len(t.pieces)) for t in tasks]
+    for step in range(10):
+        for index, counts in enumerate(seen):
+            epoch = make(tasks, **shape).epoch_of(index, step)
+            assert epoch == plan.epoch_of(index, step)
+            assert counts.min() == np.floor(epoch) or epoch == counts.min() == counts.max()
+            assert counts.max() == np.ceil(epoch)
+        for m in plan.step(step):
+            np.add.at(seen[m.task], m.windows, 1)
+
+
+def test_a_step_late_in_a_large_mixture_is_fast_once_built():
+    tasks = [task(f"task {i}", [8] * 20, rate=1e-4) for i in range(10_000)]
+    plan = Plan(tasks, seed=0, tokens=64)
+    plan.step(20_000)
+    steps = random.Random(0).sample(range(20_000), 200)
+    start = time.perf_counter()
+    for step in steps:
+        plan.step(step)
+    assert (time.perf_counter() - start) / len(steps) < 5e-3
+
+
+def test_shares_that_do_not_divide_are_refused():
+    with pytest.raises(AssertionError):
+        Plan([task()], seed=0, tokens=32, micro_batches=3, tasks_per_step=2)
