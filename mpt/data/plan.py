@@ -119,8 +119,10 @@ def draw_schedule(tasks: Sequence[tuple[str, float]], *, seed: int, count: int) 
     order. A shorter schedule is a prefix of a longer one.
     """
     times, owners, occurrences = [], [], []
+    # Up to a time T each task was drawn at least T * rate times, rounded down.
+    time_needed = count + len(tasks)
     for index, (name, rate) in enumerate(tasks):
-        occurrence = np.arange(int(np.ceil(count * rate)) + 2)
+        occurrence = np.arange(int(np.ceil(time_needed * rate)) + 2)
         times.append((occurrence + uniforms(seed, "draw", name, count=len(occurrence))) / rate)
         owners.append(np.full(len(occurrence), index))
         occurrences.append(occurrence)

@@ -126,6 +126,7 @@ def test_the_parts_of_a_task_order_can_be_asked_for_in_any_order():
 def test_draws_stay_within_one_of_their_share(weights, seed, count, more):
     tasks = [(f"task {i}", weight / sum(weights)) for i, weight in enumerate(weights)]
     draws, occurrences = draw_schedule(tasks, seed=seed, count=count)
+    assert len(draws) >= count
     for index, (name, rate) in enumerate(tasks):
         own = np.flatnonzero(draws == index)
         assert occurrences[own].tolist() == list(range(len(own)))
@@ -144,6 +145,12 @@ def test_each_draw_falls_into_its_interval_of_mixture_time():
     draws = draw_schedule(tasks, seed=0, count=4000)[0][:4000].reshape(-1, 4)
     assert (np.sort(draws) == range(4)).all()
     assert len({tuple(row) for row in draws.tolist()}) == 24
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rare_tasks_do_not_shorten_the_schedule(seed):
+    tasks = [("large", 0.9), *((f"small {i}", 1e-4) for i in range(1000))]
+    assert draw_schedule(tasks, seed=seed, count=1000).shape[1] >= 1000
 
 
 def test_rates_are_met_over_a_long_run():
