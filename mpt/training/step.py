@@ -119,5 +119,5 @@ def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str
         f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before '
         f"it reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
         f"{', ...' if len(micro_batch.windows) > PLACES_SHOWN else ''}. "
-        "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and resume from the last checkpoint"
+        "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and start a new run"
     )
