@@ -203,3 +203,54 @@ def own_world(world, tmp_path):
 
     shutil.copytree(world.data, tmp_path / "data")
     return replace(world, data=tmp_path / "data")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step works with: the tasks of the mixture, encoded, and a model over them."""
+
+    tasks: list
+    tagger: object
+    accelerator: object
+
+    def plan(self, *, micro_batches=1, tasks_per_step=1, tokens=256):
+        """Equal rates over all tasks."""
+        from mpt.stages.assembly import build_plan
+
+        settings = changed(
+            transfer_settings(),
+            training__micro_batches=micro_batches,
+            training__tokens_per_micro_batch=tokens,
+        )
+        rates = {task.task.name: 1 / len(self.tasks) for task in self.tasks}
+        return build_plan(self.tasks, rates, settings, tasks_per_step=tasks_per_step, accelerator=self.accelerator)
+
+
+def make_parts(world, *, dropout=0.0):
+    """A fresh model over the world's source tasks."""
+    from accelerate import Accelerator
+
+    from mpt.config import PromptSettings
+    from mpt.data.manifest import load_manifest
+    from mpt.data.tasks import load_tasks
+    from mpt.model.backbone import load_backbone
+    from mpt.model.bank import PromptBank
+    from mpt.model.heads import TokenHead
+    from mpt.model.initialisation import initial_prompt
+    from mpt.model.tagger import Tagger
+    from mpt.stages.assembly import encode_tasks, prompt_shape
+
+    backbone = load_backbone(str(world.backbone), dtype="float32")
+    tasks, _ = encode_tasks(load_tasks(load_manifest(world.data / "mixture.yaml"))[0], backbone)
+    shape = prompt_shape(backbone, PromptSettings(length=3))
+    prompt = initial_prompt(backbone, shape, [tasks[0].splits["train"]], initialisation="text", seed=0)
+    heads = {
+        one.task.name: TokenHead(32, one.task.labels, seed=0, task=one.task.name, dropout=dropout) for one in tasks
+    }
+    tagger = Tagger(backbone, PromptBank([prompt], [shape], dropout=dropout), heads)
+    return Parts(tasks=tasks, tagger=tagger, accelerator=Accelerator(cpu=True))
+
+
+def state_bytes(tagger):
+    """Every trained tensor's bytes by name."""
+    return {name: value.detach().numpy().tobytes() for name, value in tagger.state_dict().items()}

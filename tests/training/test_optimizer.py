@@ -1,0 +1,88 @@
+import pytest
+import torch
+from common.runs import make_parts
+from torch import nn
+
+from mpt.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    epoch_schedule,
+    linear_schedule,
+    set_learning_rates,
+)
+
+
+def test_the_linear_schedule_rises_to_one_and_falls_to_zero():
+    factor = linear_schedule(warmup_steps=4, steps=10)
+    found = [factor(step) for step in range(10)]
+    assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert factor(10) == 0
+
+
+def test_the_linear_schedule_without_warm_up_starts_at_the_top():
+    factor = linear_schedule(warmup_steps=0, steps=4)
+    assert [factor(step) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_the_epoch_schedule_is_exponential_decay_stepped_once_an_epoch():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.95)
+    factor = epoch_schedule(gamma=0.95, steps_per_epoch=3, warmup_steps=0)
+    for step in range(12):
+        assert factor(step) == pytest.approx(optimizer.param_groups[0]["lr"]), step
+        optimizer.step()
+        if step % 3 == 2:
+            reference.step()
+
+
+def test_the_epoch_schedule_warms_up():
+    factor = epoch_schedule(gamma=0.5, steps_per_epoch=2.0, warmup_steps=4)
+    assert [factor(step) for step in range(6)] == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.25, 0.25])
+
+
+def test_epochs_may_be_a_fraction_of_a_step_long():
+    assert epoch_schedule(gamma=0.5, steps_per_epoch=2.5, warmup_steps=0)(5) == 0.25
+
+
+def test_every_group_has_its_own_rate_and_prompts_are_not_decayed(world):
+    parts = make_parts(world)
+    optimizer = build_optimizer(parts.tagger, prompt_learning_rate=0.2, head_learning_rate=0.01, weight_decay=0.3)
+    set_learning_rates(optimizer, 0.5)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    prompt = by_parameter[id(parts.tagger.bank.slots[0])]
+    assert (prompt["lr"], prompt["weight_decay"]) == (0.1, 0.0)
+    for head in parts.tagger.heads.values():
+        for parameter in head.parameters():
+            group = by_parameter[id(parameter)]
+            assert (group["lr"], group["weight_decay"]) == (0.005, 0.3)
+    assert len(by_parameter) == len(list(parts.tagger.parameters())), "and nothing else is trained"
+
+
+def test_a_model_without_prompts_has_one_group(world):
+    parts = make_parts(world)
+    parts.tagger.bank = None
+    optimizer = build_optimizer(parts.tagger, prompt_learning_rate=0.2, head_learning_rate=0.01, weight_decay=0.0)
+    assert len(optimizer.param_groups) == 1
+
+
+def with_gradients(*values):
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = None if value is None else torch.tensor([value])
+    return parameters
+
+
+def test_clipping_scales_all_gradients_by_the_total_norm():
+    parameters = with_gradients(3.0, None, 4.0)
+    assert float(clip_gradients(parameters, 1.0)) == pytest.approx(5.0)
+    first, absent, last = (parameter.grad for parameter in parameters)
+    assert absent is None
+    assert (float(first), float(last)) == pytest.approx((0.6, 0.8), rel=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [0, 5.1])
+def test_zero_and_a_large_norm_clip_nothing(max_norm):
+    parameters = with_gradients(3.0, 4.0)
+    assert float(clip_gradients(parameters, max_norm)) == pytest.approx(5.0)
+    assert [float(p.grad) for p in parameters] == [3.0, 4.0]
