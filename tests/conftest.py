@@ -4,6 +4,7 @@ import os
 import random
 import socket
 import sys
+from functools import cache
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -50,3 +51,26 @@ def _isolated(monkeypatch, tmp_path):
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """`tiny_folder(kind)` is the folder of a tiny random backbone of that kind; tests only read it."""
+    from common.backbones import tiny_backbone
+
+    @cache
+    def folder(kind):
+        return tiny_backbone(tmp_path_factory.mktemp("backbones") / kind, kind)
+
+    return folder
+
+
+@pytest.fixture
+def load(tiny_folder):
+    """`load(kind, ...)` loads such a backbone, in float32 unless told; see `mpt.model.backbone.load_backbone`."""
+    from mpt.model.backbone import load_backbone
+
+    def loaded(kind, *, dtype="float32", **options):
+        return load_backbone(str(tiny_folder(kind)), dtype=dtype, **options)
+
+    return loaded
