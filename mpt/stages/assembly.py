@@ -199,6 +199,7 @@ def identity_of(
         },
         "optimizer": settings.optimizer.model_dump(mode="json"),
         "training": settings.training.model_dump(mode="json"),
+        "evaluation": settings.evaluation.model_dump(mode="json"),
         **more,
     }
 

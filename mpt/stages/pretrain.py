@@ -1,5 +1,6 @@
 """Stage 1: one shared deep prompt over a mixture of tasks, one head for each of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,18 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any]) -> Checkpoint:
         raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it without --resume")
     checkpoint = load_checkpoint(path)
     require_same(
-        checkpoint.identity,
-        identity,
+        _wherever(checkpoint.identity),
+        _wherever(identity),
         folder=path,
         remedy="Resume with the configuration and data it was started with, or start a new run",
     )
     return checkpoint
+
+
+def _wherever(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the backbone's place: its digests say what it is, and it may have moved."""
+    backbone = {key: value for key, value in identity["backbone"].items() if key not in ("reference", "revision")}
+    return {**identity, "backbone": backbone}
 
 
 def _print_scores(console: Console, scores: dict[str, Score], folder: Path) -> None:
