@@ -1,0 +1,274 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from common.runs import files_of, run_pretrain, write_bert
+
+from mpt.errors import CheckpointError, ConfigError, ManifestError
+from mpt.training import loop
+from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
+
+TENSORS = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+
+
+class Interrupted(BaseException):
+    """Stands for the end of the process."""
+
+
+def without_times(folder):
+    """A run's files, less what is measured rather than computed."""
+    found = files_of(folder)
+    records = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
+    found["metrics.jsonl"] = [{k: v for k, v in it.items() if not k.startswith("perf/")} for it in records]
+    results = json.loads(found.pop("results.json"))
+    assert set(results.pop("cost")) >= {"word_pieces", "seconds", "pieces_per_second", "peak_memory_mib"}
+    found["results.json"] = results
+    for name in [name for name in found if name.endswith("state.json")]:
+        found[name] = {**json.loads(found[name]), "seconds": 0}
+    return {name: content for name, content in found.items() if not name.endswith("CHECKPOINT.json")}
+
+
+@pytest.fixture(scope="module")
+def straight(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    run_pretrain(world, folder)
+    return folder
+
+
+def interrupted(world, folder, monkeypatch, *, resume, when, **changes):
+    """Train until something happens for the first time in this call, then end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, *when)
+        with pytest.raises(Interrupted):
+            run_pretrain(world, folder, resume=resume, **changes)
+
+
+def after_first(real):
+    """Let the first call pass and end the process after it."""
+
+    def call(*args, **kwargs):
+        real(*args, **kwargs)
+        raise Interrupted
+
+    return call
+
+
+def before_second(real):
+    """Let one call pass and end the process in place of the second."""
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted
+        return real(*args, **kwargs)
+
+    return call
+
+
+def test_a_run_folder_holds_what_was_given_and_what_came_out(straight, world):
+    assert {path.name for path in straight.iterdir()} == {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "results.json",
+        "checkpoints",
+    }
+    results = json.loads((straight / "results.json").read_text())
+    assert (results["stage"], results["steps"]) == ("pretrain", 6)
+    assert results["best_step"] in (2, 4, 6)
+    assert list(results["dev"]) == ["people", "places", "words"]
+    assert json.loads((straight / "manifest.json").read_text())["name"] == "source"
+
+
+def test_what_is_returned_is_what_is_written_and_is_of_the_best_checkpoint(world, tmp_path):
+    scores = run_pretrain(world, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name: score.primary for name, score in scores.items()} == {
+        name: score["primary"] for name, score in written["dev"].items()
+    }
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (best,) = [it for it in records if it["kind"] == "dev" and it["step"] == written["best_step"]]
+    assert best["dev/people/span_f1"] == pytest.approx(scores["people"].primary, abs=1e-6)
+    assert best["dev/words/accuracy"] == pytest.approx(scores["words"].primary, abs=1e-6)
+    assert best["dev/score"] == max(it["dev/score"] for it in records if it["kind"] == "dev")
+
+
+def test_the_same_settings_give_the_same_bytes(world, straight, tmp_path):
+    run_pretrain(world, tmp_path / "run")
+    assert without_times(tmp_path / "run") == without_times(straight)
+
+
+def test_another_seed_gives_another_prompt(world, straight, tmp_path):
+    run_pretrain(world, tmp_path / "run", training__seed=1)
+    assert load_prompt(tmp_path / "run") != load_prompt(straight)
+
+
+def load_prompt(run):
+    return load_checkpoint(latest(run)).prompts["slot0"].numpy().tobytes()
+
+
+def test_a_run_interrupted_at_every_evaluation_and_resumed_is_the_same_run(world, straight, tmp_path, monkeypatch):
+    """Twice ended after its checkpoint, once in the middle of an interval, and resumed each time."""
+    run = tmp_path / "run"
+    interrupted(world, run, monkeypatch, resume=False, when=("_save", after_first(loop._save)))
+    assert latest(run).name == "step-00000002"
+    interrupted(world, run, monkeypatch, resume=True, when=("train_step", before_second(loop.train_step)))
+    assert latest(run).name == "step-00000002", "a step after the checkpoint is lost, and done again"
+    interrupted(world, run, monkeypatch, resume=True, when=("_save", after_first(loop._save)))
+    assert latest(run).name == "step-00000004"
+    run_pretrain(world, run, resume=True)
+    assert without_times(run) == without_times(straight)
+
+
+def test_a_run_interrupted_while_evaluating_is_the_same_run(world, straight, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(world, run, monkeypatch, resume=False, when=("_evaluate", before_second(loop._evaluate)))
+    run_pretrain(world, run, resume=True)
+    assert without_times(run) == without_times(straight)
+
+
+def test_resuming_a_finished_run_changes_nothing(world, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    run_pretrain(world, run, resume=True)
+    assert without_times(run) == without_times(straight)
+
+
+def test_a_damaged_newest_checkpoint_is_refused_and_removing_it_goes_on(world, straight, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    newest = latest(run)
+    (newest / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step-00000006: the checkpoint is damaged: optimizer\.safetensors"):
+        run_pretrain(world, run, resume=True)
+    shutil.rmtree(newest)
+    run_pretrain(world, run, resume=True)
+    assert without_times(run) == without_times(straight)
+
+
+def test_there_must_be_something_to_resume(world, tmp_path):
+    with pytest.raises(CheckpointError, match="run: nothing to resume, it has no checkpoint"):
+        run_pretrain(world, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_folder_is_left_alone(world, straight):
+    before = files_of(straight)
+    with pytest.raises(ConfigError, match=r"run: this run folder exists\. Continue it with --resume, or"):
+        run_pretrain(world, straight)
+    assert files_of(straight) == before
+
+
+REFUSED = [
+    ({"prompt__length": 5}, "prompt.length: checkpoint 4, now 5", "'length': 5"),
+    ({"prompt__dropout": 0.5}, "prompt.dropout: checkpoint 0.1, now 0.5", ""),
+    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", ""),
+    ({"optimizer__prompt_learning_rate": 0.1}, "optimizer.prompt_learning_rate: checkpoint 0.2, now 0.1", ""),
+    ({"training__seed": 1}, "training.seed: checkpoint 0, now 1", ""),
+    ({"training__steps": 8}, "training.steps: checkpoint 6, now 8", ""),
+    ({"training__micro_batches": 2}, "training.micro_batches: checkpoint 1, now 2", ""),
+    ({"backbone__dtype": "bfloat16"}, "backbone.dtype: checkpoint 'float32', now 'bfloat16'", ""),
+    ({"backbone__positions": "shifted"}, "backbone.positions: checkpoint 'unshifted', now 'shifted'", ""),
+    ({"tasks": ("people", "places")}, "tasks.words", ""),
+    ({"evaluation__select_by": "min"}, "evaluation.select_by: checkpoint 'macro_mean', now 'min'", ""),
+]
+
+
+def refused(world, straight, tmp_path, *parts, **changes):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    before = files_of(run)
+    with pytest.raises(CheckpointError) as caught:
+        run_pretrain(world, run, resume=True, **changes)
+    message = str(caught.value)
+    for part in ("step-00000006: this checkpoint was made for something else", "start a new run", *parts):
+        assert part in message, message
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize(("changes", "first", "second"), REFUSED, ids=[next(iter(it[0])) for it in REFUSED])
+def test_other_settings_are_refused(world, straight, tmp_path, changes, first, second):
+    refused(world, straight, tmp_path, first, second, **changes)
+
+
+def test_another_manifest_is_refused(own_world, straight, tmp_path):
+    path = own_world.data / "mixture.yaml"
+    content = json.loads(path.read_text())
+    content["tasks"]["people"]["loss_weight"] = 2.0
+    path.write_text(json.dumps(content))
+    refused(
+        own_world, straight, tmp_path, "manifest.sha256: checkpoint '", "tasks.people.spec.loss_weight: ", "now 2.0"
+    )
+
+
+def test_another_list_of_labels_is_refused(own_world, straight, tmp_path):
+    path = own_world.data / "mixture.yaml"
+    content = json.loads(path.read_text())
+    content["tasks"]["people"]["labels"] = ["PER", "NEW"]
+    path.write_text(json.dumps(content))
+    refused(own_world, straight, tmp_path, "tasks.people.labels: checkpoint ['O', 'B-PER', 'I-PER'], now", "B-NEW")
+
+
+def test_other_data_are_refused(own_world, straight, tmp_path):
+    path = own_world.data / "words" / "train.txt"
+    path.write_text(path.read_text() + "Ada PROPN\n\n")
+    refused(own_world, straight, tmp_path, "tasks.words.files.words/train.txt: checkpoint '")
+
+
+def test_another_backbone_is_refused(world, straight, tmp_path):
+    other = replace(world, backbone=write_bert(tmp_path / "other", seed=1))
+    refused(other, straight, tmp_path, "backbone.weights_sha256: checkpoint '")
+
+
+def test_another_tokenizer_is_refused(world, straight, tmp_path):
+    other = replace(world, backbone=tmp_path / "other")
+    shutil.copytree(world.backbone, other.backbone)
+    path = other.backbone / "tokenizer_config.json"
+    path.write_text(path.read_text() + "\n")
+    refused(other, straight, tmp_path, "backbone.tokenizer_sha256: checkpoint '")
+
+
+def test_a_run_may_be_resumed_elsewhere(world, straight, tmp_path):
+    """Where data, backbone and run lie is not what they are."""
+    moved = replace(world, data=tmp_path / "data", backbone=tmp_path / "moved")
+    for folder, source in ((moved.data, world.data), (moved.backbone, world.backbone), (tmp_path / "run", straight)):
+        shutil.copytree(source, folder)
+    shutil.rmtree(latest(tmp_path / "run"))
+    run_pretrain(moved, tmp_path / "run", resume=True)
+    assert load_prompt(tmp_path / "run") == load_prompt(straight)
+
+
+def test_one_task_of_a_manifest_alone(world, tmp_path):
+    assert list(run_pretrain(world, tmp_path / "run", tasks=("people",))) == ["people"]
+    assert list(load_checkpoint(latest(tmp_path / "run")).heads) == ["people.bias", "people.weight"]
+
+
+def test_an_unknown_task_is_refused_before_anything_is_made(world, tmp_path):
+    with pytest.raises(ManifestError, match=r'no task "peple".*Did you mean "people"\?'):
+        run_pretrain(world, tmp_path / "run", tasks=("peple",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_selecting_by_an_unknown_task_is_refused(world, tmp_path):
+    with pytest.raises(ConfigError, match=r'evaluation\.select_by: "peple" is neither .*Did you mean "people"\?'):
+        run_pretrain(world, tmp_path / "run", evaluation__select_by="peple")
+
+
+def test_micro_batches_that_tasks_cannot_share_are_refused(own_world, tmp_path):
+    path = own_world.data / "mixture.yaml"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "mixture": {"tasks_per_step": 2}}))
+    with pytest.raises(ConfigError, match=r"micro_batches: 3 is not a multiple of 2 tasks per step x 1 processes"):
+        run_pretrain(own_world, tmp_path / "run", training__micro_batches=3)
+    run_pretrain(own_world, tmp_path / "run", training__micro_batches=4, training__steps=2)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any(len([key for key in it if key.count("/") == 2]) == 2 for it in records if it["kind"] == "train")
+
+
+def test_only_the_asked_for_checkpoints_are_kept(world, tmp_path):
+    run_pretrain(world, tmp_path / "run", checkpoints__keep_last=1, checkpoints__every_steps=1)
+    names = [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names[-1] == "step-00000006"
+    assert len(names) <= 2
