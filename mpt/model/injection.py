@@ -168,7 +168,8 @@ def matmul_attention(
     """Attention as batched matrix products: on a CPU, two to four times the speed of SDPA for rows of a sentence."""
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        # Not -inf: padding far from any text sees nothing in a local window, and must come out finite all the same.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.matmul(functional.softmax(scores, dim=-1), value)
 
 
