@@ -17,7 +17,7 @@ from mpt.data.tasks import Task, load_tasks
 from mpt.errors import ConfigError
 from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.files import replace_durable, to_json
+from mpt.files import remove_folder, replace_durable, to_json
 from mpt.model.bank import PromptBank
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
@@ -209,7 +209,7 @@ def _tuned(session: Session, task: Task, shots: int | None, method: str, parent:
 
 def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     """Train one model that counts, score dev and, once, test, and leave a run folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _fresh_folder(session.accelerator, folder)
     tagger, progress, encoded = _train(session, trial, folder)
     assert progress.best is not None
     dev = evaluate_task(tagger, encoded, "dev")
@@ -236,6 +236,16 @@ def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     shown = "" if test is None else f", test {100 * test.primary:.1f}"
     session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
     return result
+
+
+def _fresh_folder(accelerator: Accelerator, folder: Path) -> None:
+    """An empty run folder; a run that was cut off is short enough to be done again from its start."""
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if folder.exists():
+            remove_folder(folder)
+        folder.mkdir(parents=True)
+    accelerator.wait_for_everyone()
 
 
 def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:
