@@ -89,8 +89,8 @@ class TrainingSettings(Settings):
     """
 
     steps: Positive
-    tokens_per_micro_batch: Annotated[int, Field(ge=64)] = 2048
-    micro_batches: Positive = 1
+    tokens_per_micro_batch: Annotated[int, Field(ge=64)] = 512
+    micro_batches: Positive = 4
     head_dropout: Probability = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -185,7 +185,7 @@ class TransferSettings(StageSettings):
         test: Score the test set, once, for every run that counts.
     """
 
-    training: TrainingSettings = TrainingSettings(steps=150)
+    training: TrainingSettings = TrainingSettings(steps=150, micro_batches=2)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, Field(pattern=r"^(fresh|by-label|from:.+)$")] = "by-label"
     baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)

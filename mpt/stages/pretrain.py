@@ -66,7 +66,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
     encoded, said = encode_tasks(tasks, backbone)
     tell(console, notices + said)
-    tasks_per_step = manifest.mixture.tasks_per_step or 1
+    tasks_per_step = _tasks_per_step(manifest, len(tasks), settings.training.micro_batches)
     rates = _rates(manifest, encoded, settings)
     plan = build_plan(encoded, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)
     shape = prompt_shape(backbone, settings.prompt)
@@ -137,6 +137,13 @@ def _check_selection(settings: PretrainSettings, names: list[str]) -> None:
             f'evaluation.select_by: "{chosen}" is neither macro_mean nor min nor a task of the mixture '
             f"({', '.join(names)}).{did_you_mean(chosen, known)}"
         )
+
+
+def _tasks_per_step(manifest: Manifest, num_tasks: int, micro_batches: int) -> int:
+    """As the mixture says, else as many as share the micro-batches evenly: gradients of several tasks steady a step."""
+    if manifest.mixture.tasks_per_step is not None:
+        return manifest.mixture.tasks_per_step
+    return max(draws for draws in range(1, min(num_tasks, micro_batches) + 1) if micro_batches % draws == 0)
 
 
 def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSettings) -> dict[str, float]:

@@ -21,7 +21,7 @@ from mpt.stages.transfer import transfer
 # Small enough for five minutes on two cores; sentences of a dozen words need no more tokens in a step.
 SHOTS = 40
 SEEDS = (0, 1, 2)
-TOKENS = 1024
+TOKENS = 256
 
 
 def quickstart(folder: Path, *, console: Console) -> list[Result]:
@@ -50,7 +50,7 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     console.rule(f"2. transfer it to a fourth task with {SHOTS} labelled sentences, and train one from scratch")
     transfer_settings = TransferSettings(
         optimizer=optimizer,
-        training=TrainingSettings(steps=80, tokens_per_micro_batch=TOKENS),
+        training=TrainingSettings(steps=80, tokens_per_micro_batch=TOKENS, micro_batches=2),
         evaluation=EvaluationSettings(every_steps=20),
         seeds=SEEDS,
     )
