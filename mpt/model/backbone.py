@@ -230,7 +230,11 @@ def _enable_checkpointing(model: Any, reference: str) -> None:
     """Recompute layers in the backward pass; transformers does so only in training mode, so dropout is set to zero."""
     if not model.supports_gradient_checkpointing:
         raise BackboneError(f'backbone "{reference}": {type(model).__name__} does not support gradient checkpointing')
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # The same under its newer name; the older one warns where there is a newer one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    # Prompts bring the gradient; layers below the first of them need none.
+    model.disable_input_require_grads()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
