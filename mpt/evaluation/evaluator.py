@@ -34,6 +34,8 @@ def word_scores(
     Returns:
         One array for each wanted sentence, in the given order: its words by labels.
     """
+    if len(sentences) == 0:
+        return []
     windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in sentences])
     scores = np.zeros((len(split.positions), len(tagger.head(task).labels)), dtype=np.float32)
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpt.data.schema import TaskSpec
-from mpt.errors import CheckpointError
+from mpt.errors import BackboneError, CheckpointError
 from mpt.model.backbone import load_backbone
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.heads import TokenHead
@@ -74,15 +74,19 @@ def open_saved(path: Path, *, reference: str | None = None, device: torch.device
     checkpoint = load_checkpoint(folder)
     saved = checkpoint.identity["backbone"]
     shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
-    backbone = load_backbone(
-        reference or saved["reference"],
-        revision=None if reference else saved["revision"],
-        dtype=saved["dtype"],
-        prompt_length=max((shape.length for shape in shapes), default=0),
-        shifted=saved["positions"] == "shifted",
-        longest_window=saved["longest_window"],
-        device=device,
-    )
+    try:
+        backbone = load_backbone(
+            reference or saved["reference"],
+            revision=None if reference else saved["revision"],
+            dtype=saved["dtype"],
+            prompt_length=max((shape.length for shape in shapes), default=0),
+            shifted=saved["positions"] == "shifted",
+            longest_window=saved["longest_window"],
+            device=device,
+        )
+    except BackboneError as error:
+        moved = "" if reference else ". If the backbone has moved, give its place with --backbone"
+        raise BackboneError(f"{folder}: {error}{moved}") from error
     current = backbone.identity.to_json()
     require_same(
         {"backbone": {key: saved[key] for key in COMPARED}},
