@@ -1,0 +1,121 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from common.runs import run_pretrain, write_bert
+from safetensors.torch import load_file
+
+from mpt.errors import BackboneError, CheckpointError, MptError
+from mpt.serving.saved import open_saved
+from mpt.training.checkpoint import find_checkpoint, latest, load_checkpoint, save_checkpoint
+
+
+def rewritten(world, folder, **changes):
+    """A checkpoint with other content and matching digests, as somebody with a text editor and time would make it."""
+    return save_checkpoint(folder, replace(load_checkpoint(find_checkpoint(world.run)), **changes))
+
+
+def test_prompts_heads_and_labels_are_those_of_the_checkpoint(world):
+    saved = open_saved(world.run)
+    assert saved.folder == find_checkpoint(world.run)
+    assert torch.equal(saved.tagger.bank.slots[0], load_file(saved.folder / "prompts.safetensors")["slot0"])
+    heads = load_file(saved.folder / "heads.safetensors")
+    for name, head in saved.tagger.heads.items():
+        assert torch.equal(head.weight, heads[f"{name}.weight"])
+        assert torch.equal(head.bias, heads[f"{name}.bias"])
+        assert list(head.labels) == saved.tasks[name]["labels"]
+    assert list(saved.tagger.heads) == list(saved.tasks) == ["people", "places", "words"]
+
+
+def test_a_given_checkpoint_is_opened_instead_of_the_best(world):
+    newest = latest(world.run)
+    assert open_saved(newest).folder == newest
+
+
+def test_the_declaration_of_a_task_comes_back(world):
+    saved = open_saved(world.run)
+    spec = saved.task_spec("places")
+    assert (spec.family, spec.scheme, spec.metric, spec.columns.tag) == ("ner", "iob2", "span_f1", 1)
+    with pytest.raises(MptError, match=r'no head for task "place".*Did you mean "places"\?'):
+        saved.task_spec("place")
+
+
+def test_a_task_must_be_named_when_there_are_several(world, tmp_path):
+    with pytest.raises(CheckpointError, match=r"has several tasks \(people, places, words\)\. Name one with --task"):
+        open_saved(world.run).only_task()
+    run_pretrain(world, tmp_path / "one", tasks=("places",), training__steps=2)
+    assert open_saved(tmp_path / "one").only_task() == "places"
+
+
+def test_the_backbone_runs_as_in_training(world, tmp_path):
+    changes = {"backbone__dtype": "bfloat16", "backbone__positions": "shifted", "backbone__longest_window": 40}
+    run_pretrain(world, tmp_path / "run", training__steps=2, **changes)
+    backbone = open_saved(tmp_path / "run").tagger.backbone
+    assert (backbone.dtype, backbone.shifted, backbone.word_pieces.room) == (torch.bfloat16, True, 38)
+
+
+def test_prompted_layers_come_back(world, tmp_path):
+    run_pretrain(world, tmp_path / "run", training__steps=2, prompt__layers=1)
+    saved = open_saved(tmp_path / "run")
+    assert saved.tagger.bank.shapes[0].layers == (1,)
+    assert tuple(saved.tagger.bank.slots[0].shape) == (1, 2, 2, 4, 16)
+
+
+def test_other_weights_are_refused_with_both_digests(world, tmp_path):
+    other = write_bert(tmp_path / "other", seed=1)
+    with pytest.raises(CheckpointError) as caught:
+        open_saved(world.run, reference=str(other))
+    was = load_checkpoint(find_checkpoint(world.run)).identity["backbone"]["weights_sha256"]
+    assert f"backbone.weights_sha256: checkpoint '{was}', now '" in str(caught.value)
+    assert "A prompt works with the backbone it was trained on only" in str(caught.value)
+    assert "--backbone" in str(caught.value)
+
+
+def test_another_tokenizer_is_refused(world, tmp_path):
+    other = shutil.copytree(world.backbone, tmp_path / "other")
+    path = other / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"]["lowercase"] = True
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"backbone\.tokenizer_sha256: checkpoint"):
+        open_saved(world.run, reference=str(other))
+
+
+def test_a_copy_of_the_backbone_will_do(world, tmp_path):
+    moved = shutil.copytree(world.backbone, tmp_path / "moved")
+    assert open_saved(world.run, reference=str(moved)).tagger.backbone.identity.reference == str(moved)
+
+
+def test_a_backbone_that_is_gone_is_told_where_to_give_it(world, tmp_path):
+    gone = str(tmp_path / "gone")
+    checkpoint = load_checkpoint(find_checkpoint(world.run))
+    identity = {**checkpoint.identity, "backbone": {**checkpoint.identity["backbone"], "reference": gone}}
+    folder = rewritten(world, tmp_path / "copies", identity=identity)
+    with pytest.raises(BackboneError) as caught:
+        open_saved(folder)
+    assert f'backbone "{gone}": no such folder' in str(caught.value)
+    assert "--backbone" in str(caught.value)
+    open_saved(folder, reference=str(world.backbone))
+
+
+def test_a_prompt_of_another_length_is_refused(world, tmp_path):
+    prompts = {"slot0": torch.zeros(2, 2, 2, 7, 16)}
+    folder = rewritten(world, tmp_path / "copies", prompts=prompts)
+    with pytest.raises(CheckpointError) as caught:
+        open_saved(folder)
+    assert "prompt slot0 has shape (2, 2, 2, 7, 16), expected (2, 2, 2, 4, 16)" in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_refused(world, tmp_path):
+    folder = shutil.copytree(find_checkpoint(world.run), tmp_path / "step-00000012")
+    (folder / "heads.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: heads\.safetensors has 100 bytes"):
+        open_saved(folder)
+
+
+def test_nothing_is_trainable_in_the_backbone(world):
+    saved = open_saved(world.run)
+    assert not any(p.requires_grad for p in saved.tagger.backbone.model.parameters())
+    assert {name for name, _ in saved.tagger.named_parameters()} == set(saved.tagger.state_dict())
