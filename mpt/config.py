@@ -4,13 +4,14 @@ Values live here once; documentation and messages refer to them. The path of a m
 the configuration file.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from mpt.errors import ConfigError
+from mpt.errors import ConfigError, did_you_mean
 from mpt.strict_yaml import FieldErrors, Settings, load_model
 
 Positive = Annotated[int, Field(ge=1)]
@@ -171,6 +172,13 @@ class TuningSettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 1000
 
 
+def _head(value: str) -> str:
+    modes = ("fresh", "by-label")
+    if value not in modes and not re.fullmatch(r"from:.+", value):
+        raise ValueError(f'"{value}" is not one of {", ".join(modes)}, from:TASK.{did_you_mean(value, modes)}')
+    return value
+
+
 class TransferSettings(StageSettings):
     """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
 
@@ -187,7 +195,7 @@ class TransferSettings(StageSettings):
 
     training: TrainingSettings = TrainingSettings(steps=150, micro_batches=2)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
-    head: Annotated[str, Field(pattern=r"^(fresh|by-label|from:.+)$")] = "by-label"
+    head: Annotated[str, AfterValidator(_head)] = "by-label"
     baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
     tuning: TuningSettings = TuningSettings()
     test: bool = True

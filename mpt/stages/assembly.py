@@ -282,13 +282,25 @@ def start_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make a new run folder with what the run was given.
 
     Raises:
-        ConfigError: It exists.
+        ConfigError: It exists, or cannot be made.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume, or give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that a user named with --out.
+
+    Raises:
+        ConfigError: A file is in its way, or it may not be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot make this folder: {error.strerror}. Give another --out") from error
 
 
 def speaker(accelerator: Accelerator, console: Console) -> Console:

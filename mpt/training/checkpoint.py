@@ -147,7 +147,7 @@ def verify(folder: Path) -> str:
 
 def _damage(folder: Path, problems: list[str]) -> str:
     others = [path.name for path in list_checkpoints(folder.parent) if path != folder]
-    advice = f"use an older one ({', '.join(others)})" if others else "train again"
+    advice = f"remove this folder and use an older one ({', '.join(others)})" if others else "train again"
     return f"{folder}: the checkpoint is damaged: {'; '.join(problems)}. Restore it from a copy, or {advice}"
 
 

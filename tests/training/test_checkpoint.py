@@ -174,7 +174,7 @@ def test_every_damaged_file_is_named_and_older_checkpoints_are_offered(tmp_path)
         folder,
         "heads.safetensors is missing",
         "state.json has 2 bytes, expected",
-        "Restore it from a copy, or use an older one (step-00000001)",
+        "Restore it from a copy, or remove this folder and use an older one (step-00000001)",
     )
 
 
