@@ -73,7 +73,7 @@ def transfer(
     from mpt.config import load_transfer_settings
     from mpt.stages.transfer import transfer as run
 
-    flags = [f"seeds=[{seeds}]"] if seeds else []
+    flags = [f"seeds={_numbers(seeds, '--seeds', least=0)}"] if seeds else []
     flags += [f"head={head}"] if head is not None else []
     flags += [f"baselines=[{baseline}]"] if baseline is not None else []
     run(
@@ -96,6 +96,7 @@ def evaluate(
     task: Annotated[list[str], typer.Option(help="Task; repeat it for several. All that match when not given.")] = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
 ) -> None:
     """Score a trained model on a split, with figures for each type and kinds of errors."""
@@ -104,7 +105,7 @@ def evaluate(
 
     if split not in SPLITS:
         raise ConfigError(f'--split "{split}" is not one of {", ".join(SPLITS)}.{did_you_mean(split, SPLITS)}')
-    run(model, manifest, tasks=task, split=split, out=out, backbone=backbone, console=_console())  # type: ignore[arg-type]
+    run(model, manifest, tasks=task, split=split, out=out, backbone=backbone, against=against, console=_console())  # type: ignore[arg-type]
 
 
 @app.command()
@@ -149,14 +150,11 @@ def quickstart(
     run(out, console=_console())
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = [0] if text else []
-    if any(number < 1 for number in numbers):
-        raise ConfigError(f'{option} "{text}": expected whole numbers above 0 with commas between, for example 100,200')
-    return numbers
+def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if any(not part.isdecimal() or int(part) < least for part in parts):
+        raise ConfigError(f'{option} "{text}": expected whole numbers from {least} with commas between, e.g. 100,200')
+    return [int(part) for part in parts]
 
 
 def _console() -> Console:

@@ -8,7 +8,7 @@ no code of a downloaded repository ever runs.
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -28,6 +29,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Rows longer than this are rare in labelled sentences and slow in attention; windows are stitched anyway.
 LONGEST_WINDOW = 512
 SMALLEST_WINDOW = 32
+VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -206,24 +208,37 @@ def _load_model(folder: Path, reference: str, dtype: torch.dtype) -> Any:
             dtype=dtype,
             attn_implementation=ATTENTION,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(f'backbone "{reference}": {str(error).splitlines()[0]}') from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BackboneError(f'backbone "{reference}": {_first_line(error)}') from error
     finally:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
-    # Heads of the pretraining task may be absent from the files and are not used; anything else would be random.
-    missing = [name for name in info["missing_keys"] if "pooler" not in name]
-    if missing:
-        raise BackboneError(
-            f'backbone "{reference}": {len(missing)} weights are not in its files and would be random '
-            f"(first: {sorted(missing)[0]})"
-        )
+    _check_weights(reference, info)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.eval().requires_grad_(False)
+
+
+def _check_weights(reference: str, info: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would have drawn at random; the pooler is not used."""
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise BackboneError(
+            f'backbone "{reference}": {len(missing)} weights are not in its files and would be random '
+            f"(first: {missing[0]})"
+        )
+    other = sorted((name, tuple(found), tuple(told)) for name, found, told in info["mismatched_keys"])
+    other = [mismatch for mismatch in other if "pooler" not in mismatch[0]]
+    if other:
+        name, found, told = other[0]
+        raise BackboneError(
+            f'backbone "{reference}": {len(other)} weights have another shape than its config.json says (first: {name} '
+            f"has {found}, expected {told}). The files do not belong together; get them again"
+        )
 
 
 def _enable_checkpointing(model: Any, reference: str) -> None:
@@ -268,10 +283,18 @@ def _positions(model: Any) -> tuple[int, int]:
 
 
 def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) -> WordPieces:
+    # Without its vocabulary transformers makes a tokenizer that knows nothing, and says nothing.
+    if not any(all(map(list, map(folder.glob, files))) for files in VOCABULARIES):
+        raise BackboneError(
+            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, or vocab.json '
+            "with merges.txt, or a .model file). Get the tokenizer's files too"
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(f'backbone "{reference}": no tokenizer: {str(error).splitlines()[0]}') from error
+    except Exception as error:  # tokenizers raises Exception itself, and transformers what a damaged file leads to
+        raise BackboneError(
+            f'backbone "{reference}": its tokenizer cannot be read: {_first_line(error)}. Get its files again'
+        ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise BackboneError(f'backbone "{reference}": it has no fast tokenizer (tokenizer.json), which mpt needs')
@@ -299,6 +322,10 @@ def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) ->
         before_word="" if _words_are_alike(backend) else " ",
         last_piece=causal,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _words_are_alike(backend: Any) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from rich.console import Console
 
 from mpt.data.encoded import EncodedTask
@@ -10,11 +12,12 @@ from mpt.data.manifest import load_manifest
 from mpt.data.schema import Split
 from mpt.data.tasks import Task, load_tasks
 from mpt.errors import CheckpointError, DataError
-from mpt.evaluation.evaluator import evaluate_task
+from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
+from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
 from mpt.files import replace_durable, to_json
 from mpt.serving.saved import SavedModel, open_saved
-from mpt.stages.assembly import encode_tasks, tell
+from mpt.stages.assembly import encode_tasks, make_folder, tell
 from mpt.training.checkpoint import differences
 
 
@@ -26,6 +29,7 @@ def evaluate(
     split: Split,
     out: Path | None,
     backbone: str | None,
+    against: Path | None = None,
     console: Console,
 ) -> Report:
     """Score tasks, print the report and write it as JSON and Markdown.
@@ -37,6 +41,7 @@ def evaluate(
         split: Split to score.
         out: Folder for `evaluation-SPLIT.json` and `.md`; None writes nothing.
         backbone: Where the backbone lies now, when it has moved.
+        against: Another model of the same tasks, to compare with by a paired bootstrap over sentences.
         console: Where people read.
 
     Raises:
@@ -50,12 +55,15 @@ def evaluate(
             f"{saved.folder}: no task in common with {manifest_path}: the model has {', '.join(saved.tasks)}, the "
             f"manifest {', '.join(manifest.tasks)}. Rename the task in the manifest if it is the same one"
         )
-    for name in names:
-        saved.tagger.head(name)
     loaded, notices = load_tasks(manifest, names=names, splits=(split,))
     _check(saved, loaded, split)
+    other = None if against is None else open_saved(against, reference=backbone)
+    if other is not None:
+        _check(other, loaded, split)
     encoded, said = encode_tasks(loaded, saved.tagger.backbone)
     tell(console, notices + said)
+    if out is not None:
+        make_folder(out)
     report = Report(
         about={
             "checkpoint": str(saved.folder),
@@ -65,8 +73,9 @@ def evaluate(
         tasks=tuple(_task_report(saved, one, split) for one in encoded),
     )
     print_report(report, console)
+    if other is not None:
+        _print_comparison(saved, other, encoded, split, console)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
         replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
     return report
@@ -75,6 +84,7 @@ def evaluate(
 def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
     problems = []
     for task in tasks:
+        saved.tagger.head(task.name)
         found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
         if found:
             problems.append(
@@ -98,3 +108,24 @@ def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskR
         unseen_words=words - len(encoded.splits[split].positions),
         digests=encoded.task.digests,
     )
+
+
+def _print_comparison(
+    saved: SavedModel, other: SavedModel, tasks: Sequence[EncodedTask], split: Split, console: Console
+) -> None:
+    """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
+    console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
+    theirs, _ = encode_tasks([encoded.task for encoded in tasks], other.tagger.backbone)
+    for mine, yours in zip(tasks, theirs, strict=True):
+        result = paired_bootstrap(_counts(saved, mine, split), _counts(other, yours, split))
+        console.print(
+            f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
+            f"{100 * result.low:+.2f} to {100 * result.high:+.2f}",
+            highlight=False,
+        )
+
+
+def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Int[np.ndarray, "N 3"]:
+    task = encoded.task
+    predicted = predict_split(saved.tagger, task.name, encoded.splits[split], span_task=task.metric == "span_f1")
+    return sentence_counts(task.metric, [sentence.tags or () for sentence in encoded.sentences(split)], predicted)
