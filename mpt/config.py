@@ -131,7 +131,6 @@ class StageSettings(Settings):
     training: TrainingSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
-    trackers: tuple[Literal["tensorboard"], ...] = ()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
@@ -151,12 +150,16 @@ class PretrainSettings(StageSettings):
     Attributes:
         manifest: The mixture.
         tasks: Tasks of the manifest to train on; an empty list stands for all. A single one is plain P-Tuning v2.
+        backbone: The frozen language model.
+        prompt: The shared prompt.
+        trackers: Where metrics go besides `metrics.jsonl`, through Accelerate.
     """
 
     manifest: Path
     tasks: tuple[str, ...] = ()
     backbone: BackboneSettings = BackboneSettings()
     prompt: PromptSettings = PromptSettings()
+    trackers: tuple[Literal["tensorboard"], ...] = ()
 
 
 class TuningSettings(Settings):

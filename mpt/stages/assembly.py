@@ -30,7 +30,7 @@ from mpt.training.runlog import RunLog
 PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def build_accelerator(folder: Path, trackers: Sequence[str]) -> Accelerator:
+def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
     """Join the launch; precision is mpt's own business, since backbone and prompts differ in it.
 
     Raises:

@@ -101,7 +101,7 @@ def transfer(
     Raises:
         MptError: Of the fitting class; see the modules called.
     """
-    accelerator = build_accelerator(folder, settings.trackers)
+    accelerator = build_accelerator(folder)
     console = speaker(accelerator, console)
     manifest = load_manifest(manifest_path)
     loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
