@@ -284,10 +284,10 @@ def _positions(model: Any) -> tuple[int, int]:
 
 def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) -> WordPieces:
     # Without its vocabulary transformers makes a tokenizer that knows nothing, and says nothing.
-    if not any(all(map(list, map(folder.glob, files))) for files in VOCABULARIES):
+    if not any(all(any(folder.glob(name)) for name in names) for names in VOCABULARIES):
         raise BackboneError(
-            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, or vocab.json '
-            "with merges.txt, or a .model file). Get the tokenizer's files too"
+            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, a .model file, '
+            "or vocab.json with merges.txt). Get the tokenizer's files too"
         )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
