@@ -286,8 +286,8 @@ def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) ->
     # Without its vocabulary transformers makes a tokenizer that knows nothing, and says nothing.
     if not any(all(any(folder.glob(name)) for name in names) for names in VOCABULARIES):
         raise BackboneError(
-            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, a .model file, '
-            "or vocab.json with merges.txt). Get the tokenizer's files too"
+            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, a .model '
+            "file, or vocab.json with merges.txt). Get the tokenizer's files too"
         )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)

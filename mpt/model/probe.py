@@ -49,7 +49,9 @@ def probe(backbone: Backbone) -> None:
     states = tagger.word_states(batch, slots_B=torch.arange(len(slots), device=backbone.device))
     rows = states.view(len(slots), -1)
     # The mean alone would have no gradient through a final layer norm; a fixed random direction has.
-    rows[0].mul(torch.randn(rows[0].shape, generator=generator).to(backbone.device)).sum().backward()
+    direction = torch.randn(rows[0].shape, generator=generator).to(backbone.device)
+    if rows.requires_grad:  # not where every layer ignores its prompt
+        rows[0].mul(direction).sum().backward()
     gradient = bank.slots[0].grad
     deaf = [layer for layer in range(backbone.num_layers) if torch.equal(rows[layer + 1], rows[0])]
     untrained = [
