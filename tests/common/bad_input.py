@@ -1,0 +1,458 @@
+"""Inputs that are wrong, and what mpt says: the source of docs/errors.md and of the tests of messages.
+
+In tests/, `python -m common.bad_input > ../docs/errors.md` writes the page anew.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from common.backbones import tiny_backbone
+from common.runs import write_bert
+
+CONFIG = """manifest: data/mixture.yaml
+backbone: {reference: backbone, dtype: float32}
+prompt: {length: 4}
+optimizer: {warmup_steps: 1}
+training: {steps: 4, tokens_per_micro_batch: 256}
+evaluation: {every_steps: 2}
+"""
+PRETRAIN = ("pretrain", "--config", "run.yaml", "--out", "new")
+RESUME = ("pretrain", "--config", "run.yaml", "--out", "run", "--resume")
+TRANSFER = ("transfer", "--init-from", "run", "--manifest", "data/target.yaml", "--out", "new")
+EVALUATE = ("evaluate", "run", "--manifest", "data/mixture.yaml", "--out", "new")
+PREDICT = ("predict", "run", "data/people/test.txt", "--out", "new", "--task", "people")
+
+PAGE = """# Errors
+
+What a user can get wrong is told in one message: where, what, what was expected, what was found and what to do. All
+problems of a file are told at once. The command ends with status 2, without a traceback, and leaves no run folder.
+Whatever ends in a traceback is a bug in mpt; please report it.
+
+The messages below come from running mpt on broken input; a test holds this page to them. `SHA-256` stands for a digest.
+"""
+
+TRAIN = Path("data/people/train.txt")
+DEV = Path("data/people/dev.txt")
+MIXTURE = Path("data/mixture.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One mistake.
+
+    Attributes:
+        topic: Heading on the page.
+        what: The mistake in a few words; unique.
+        change: Makes it, in a folder with `run.yaml`, `data/`, `backbone/` and a finished `run/`.
+        command: Arguments of mpt.
+        parts: What the message must hold, whatever else it says.
+    """
+
+    topic: str
+    what: str
+    change: Callable[[], object] = lambda: None
+    command: tuple[str, ...] = PRETRAIN
+    parts: tuple[str, ...]
+
+
+def replace_once(path, old, new):
+    text = path.read_text()
+    assert old in text, (path, old)
+    path.write_text(text.replace(old, new, 1))
+
+
+def edit(change, path=MIXTURE):
+    """Change a manifest's tasks."""
+    content = json.loads(path.read_text())
+    change(content["tasks"])
+    path.write_text(json.dumps(content, indent=1))
+
+
+def insert_byte():
+    content = TRAIN.read_bytes()
+    TRAIN.write_bytes(content[:20] + b"\xff" + content[20:])
+
+
+def long_sentence(words=40):
+    TRAIN.write_text("Kiev O\n" * words + "\n" + TRAIN.read_text())
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+CASES = (
+    Case(
+        topic="Command line",
+        what="An existing run folder",
+        command=("pretrain", "--config", "run.yaml", "--out", "run"),
+        parts=("run: this run folder exists", "--resume", "--out"),
+    ),
+    Case(
+        topic="Command line",
+        what="A file where the run folder should be",
+        change=lambda: Path("file").write_text(""),
+        command=("pretrain", "--config", "run.yaml", "--out", "file/run"),
+        parts=("file/run: cannot make this folder: Not a directory", "Give another --out"),
+    ),
+    Case(
+        topic="Command line",
+        what="Nothing to resume",
+        command=(*PRETRAIN, "--resume"),
+        parts=("new: nothing to resume", "without --resume"),
+    ),
+    Case(
+        topic="Command line",
+        what="A run that does not exist",
+        command=("predict", "rum", "data/people/test.txt", "--out", "new"),
+        parts=("rum: no such folder", 'Did you mean "run"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="An unknown task",
+        command=(*EVALUATE, "--task", "peple"),
+        parts=('"peple"', "people, places, words", 'Did you mean "people"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="A model of several tasks, and none named",
+        command=("predict", "run", "data/people/test.txt", "--out", "new"),
+        parts=("has several tasks (people, places, words)", "--task"),
+    ),
+    Case(
+        topic="Command line",
+        what="An unknown format",
+        command=(*PREDICT, "--format", "conl"),
+        parts=('--format "conl"', 'Did you mean "conll"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="An unknown split",
+        command=(*EVALUATE, "--split", "tset"),
+        parts=('--split "tset" is not one of train, dev, test', 'Did you mean "test"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="Shots that are no numbers",
+        command=(*TRANSFER, "--shots", "10,many"),
+        parts=('--shots "10,many": expected whole numbers from 1',),
+    ),
+    Case(
+        topic="Command line",
+        what="More shots than sentences",
+        command=(*TRANSFER, "--shots", "10,1000"),
+        parts=('task "firms": 1000 shots asked for, train has 60 sentences',),
+    ),
+    Case(
+        topic="Command line",
+        what="An unknown way to start the head",
+        command=(*TRANSFER, "--head", "by-lable"),
+        parts=('"by-lable" is not one of fresh, by-label, from:TASK', 'Did you mean "by-label"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="A head of an unknown task",
+        command=(*TRANSFER, "--head", "from:peopel"),
+        parts=("head from:peopel: no such task", "people, places, words", 'Did you mean "people"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="A head of a task with other labels",
+        command=(*TRANSFER, "--head", "from:people"),
+        parts=('does not fit task "firms": labels differ', "B-ORG", "--head by-label"),
+    ),
+    Case(
+        topic="Configuration",
+        what="A configuration that does not exist",
+        command=("pretrain", "--config", "rum.yaml", "--out", "new"),
+        parts=("rum.yaml: configuration not found", 'Did you mean "run.yaml"?'),
+    ),
+    Case(
+        topic="Configuration",
+        what="An unknown key and a wrong type, both told",
+        change=lambda: (
+            replace_once(Path("run.yaml"), "length: 4", "lenght: 4"),
+            replace_once(Path("run.yaml"), "steps: 4,", "steps: four,"),
+        ),
+        parts=(
+            'run.yaml:3:10: prompt.lenght: unknown key. Did you mean "length"?',
+            'run.yaml:5:19: training.steps: expected a whole number, got "four"',
+        ),
+    ),
+    Case(
+        topic="Configuration",
+        what="An unknown key on the command line",
+        command=(*PRETRAIN, "--set", "optimizer.warm_up=3"),
+        parts=("--set optimizer.warm_up: unknown key", "warmup_steps"),
+    ),
+    Case(
+        topic="Configuration",
+        what="A key that occurs twice",
+        change=lambda: replace_once(Path("run.yaml"), "prompt:", "training: {steps: 9}\nprompt:"),
+        parts=("training: defined twice, first at run.yaml:", "Keep one"),
+    ),
+    Case(
+        topic="Configuration",
+        what="A warm-up longer than the run",
+        command=(*PRETRAIN, "--set", "optimizer.warmup_steps=4"),
+        parts=("optimizer.warmup_steps: 4 is not below training.steps (4)",),
+    ),
+    Case(
+        topic="Configuration",
+        what="Prompted layers that the backbone does not have",
+        command=(*PRETRAIN, "--set", "prompt.layers=3"),
+        parts=("prompt.layers: 3 over a backbone of 2 layers", "up to 2"),
+    ),
+    Case(
+        topic="Configuration",
+        what="A selection by an unknown task",
+        command=(*PRETRAIN, "--set", "evaluation.select_by=peple"),
+        parts=('evaluation.select_by: "peple"', 'Did you mean "people"?'),
+    ),
+    Case(
+        topic="Manifest",
+        what="An unknown key",
+        change=lambda: edit(lambda tasks: tasks["people"].update(lables=["PER"])),
+        parts=("data/mixture.yaml:", 'tasks.people.lables: unknown key. Did you mean "labels"?'),
+    ),
+    Case(
+        topic="Manifest",
+        what="A key that occurs twice",
+        change=lambda: replace_once(MIXTURE, '"name": "source",', '"name": "source",\n "name": "again",'),
+        parts=("data/mixture.yaml:4:2: name: defined twice, first at data/mixture.yaml:3:2",),
+    ),
+    Case(
+        topic="Manifest",
+        what="A data file that does not exist",
+        change=lambda: TRAIN.rename("data/people/trian.txt"),
+        parts=('tasks.people.files.train: "people/train.txt" not found', "people/trian.txt"),
+    ),
+    Case(
+        topic="Manifest",
+        what="A task that the manifest does not have",
+        command=(*PRETRAIN, "--set", "tasks=[peple]"),
+        parts=('no task "peple". It has: people, places, words. Did you mean "people"?',),
+    ),
+    Case(
+        topic="Data",
+        what="A column that is missing",
+        change=lambda: replace_once(TRAIN, "Ada B-PER", "Ada"),
+        parts=("data/people/train.txt:2: line has 1 column, columns.tag asks for index 1", 'Line: "Ada"'),
+    ),
+    Case(
+        topic="Data",
+        what="A tag that the scheme does not know",
+        change=lambda: replace_once(TRAIN, "Ada B-PER", "Ada PER"),
+        parts=('data/people/train.txt:2: tag "PER" is not one of iob2, which knows O, B-TYPE, I-TYPE',),
+    ),
+    Case(
+        topic="Data",
+        what="A tag that cannot follow the one before",
+        change=lambda: replace_once(TRAIN, "Ada B-PER", "Ada I-LOC"),
+        parts=('data/people/train.txt:2: "I-LOC" follows "O": iob2 expects "B-LOC"', "set repair"),
+    ),
+    Case(
+        topic="Data",
+        what="A label in dev that train does not have",
+        change=lambda: replace_once(DEV, "Ada B-PER", "Ada B-NEW"),
+        parts=('data/people/dev.txt:5: label "NEW" (1x in dev, first here)', "write labels: [PER, NEW]"),
+    ),
+    Case(
+        topic="Data",
+        what="Bytes that are not UTF-8",
+        change=insert_byte,
+        parts=("data/people/train.txt:4:1: byte 0xff (offset 20) is not utf-8", "encoding: latin-1"),
+    ),
+    Case(
+        topic="Data",
+        what="An empty file",
+        change=lambda: TRAIN.write_bytes(b""),
+        parts=("data/people/train.txt: the file is empty", "at least one sentence"),
+    ),
+    Case(
+        topic="Data",
+        what="A word without word pieces, with no_piece: error",
+        change=lambda: (
+            edit(lambda tasks: tasks["people"].update(no_piece="error")),
+            replace_once(TRAIN, "Ada B-PER", "\u200b O"),
+        ),
+        parts=("data/people/train.txt:2", "no word piece", "set no_piece: unknown"),
+    ),
+    Case(
+        topic="Data",
+        what="A sentence that is too long, with long: error",
+        change=lambda: (edit(lambda tasks: tasks["people"].update(long="error")), long_sentence()),
+        parts=("data/people/train.txt:1 (40 words, 160 word pieces)", "62 word pieces", "set long: window"),
+    ),
+    Case(
+        topic="Data",
+        what="A file to tag that does not exist",
+        command=("predict", "run", "data/people/tset.txt", "--out", "new", "--task", "people"),
+        parts=("data/people/tset.txt: no such file", 'Did you mean "test.txt"?'),
+    ),
+    Case(
+        topic="Backbone",
+        what="A folder that does not exist",
+        command=(*PRETRAIN, "--set", "backbone.reference=./bakbone"),
+        parts=('backbone "./bakbone": no such folder', "package:NAME/FOLDER"),
+    ),
+    Case(
+        topic="Backbone",
+        what="A hub id without its commit",
+        command=(*PRETRAIN, "--set", "backbone.reference=google-bert/bert-base-cased"),
+        parts=('backbone "google-bert/bert-base-cased"', "backbone.revision", "40-character commit hash"),
+    ),
+    Case(
+        topic="Backbone",
+        what="A package that is not installed",
+        command=(*PRETRAIN, "--set", "backbone.reference=package:nowhere/model"),
+        parts=('no Python package "nowhere" is installed', "pip install"),
+    ),
+    Case(
+        topic="Backbone",
+        what="A backbone that would ignore prompts",
+        change=lambda: tiny_backbone(Path("deaf"), "deberta-v2"),
+        command=(*PRETRAIN, "--set", "backbone.reference=deaf"),
+        parts=("prompts would be ignored", "BERT, RoBERTa"),
+    ),
+    Case(
+        topic="Backbone",
+        what="Layers that share their weights",
+        change=lambda: tiny_backbone(Path("shared"), "albert"),
+        command=(*PRETRAIN, "--set", "backbone.reference=shared"),
+        parts=("shared attention modules", "Use a backbone without cross-layer sharing"),
+    ),
+    Case(
+        topic="Backbone",
+        what="A prompt that leaves no room, with shifted positions",
+        command=(*PRETRAIN, "--set", "backbone.positions=shifted", "--set", "prompt.length=40"),
+        parts=("only 22 word pieces of text fit beside the prompt", "positions: unshifted"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="A damaged checkpoint",
+        change=lambda: flip_bit(Path("run/checkpoints/step-00000004/heads.safetensors")),
+        command=RESUME,
+        parts=("step-00000004: the checkpoint is damaged: heads.safetensors", "(step-00000002)"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="Resuming with another prompt length",
+        command=(*RESUME, "--set", "prompt.length=5"),
+        parts=("prompt.length: checkpoint 4, now 5", "start a new run"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="A prompt of another backbone",
+        change=lambda: write_bert(Path("other"), seed=1),
+        command=(*TRANSFER, "--backbone", "other"),
+        parts=("backbone.weights_sha256: checkpoint '", "now '", "--backbone"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="A backbone that is gone",
+        change=lambda: Path("backbone").rename("moved"),
+        command=PREDICT,
+        parts=('backbone "backbone"', "--backbone"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="Another label map",
+        change=lambda: edit(lambda tasks: tasks["people"].update(label_map={"PER": "person"})),
+        command=EVALUATE,
+        parts=(
+            'task "people": the label map differs',
+            "checkpoint ['O', 'B-PER', 'I-PER'], now ['O', 'B-person', 'I-person']",
+        ),
+    ),
+)
+
+
+def call(*arguments):
+    """Run mpt in this process: (exit status, what it printed, what it said on stderr)."""
+    from mpt.cli import main
+
+    out, err = StringIO(), StringIO()
+    before, sys.argv = sys.argv, ["mpt", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        sys.argv = before
+    return status, out.getvalue(), err.getvalue()
+
+
+def shown(message):
+    """A message as the page shows it: no folders above the current one, no digests, no space at the end."""
+    message = message.replace(f"{Path.cwd()}/", "")
+    message = re.sub(r"[0-9a-f]{64}", "SHA-256", message)
+    return "\n".join(line.rstrip() for line in message.strip().splitlines())
+
+
+def page(messages):
+    """The whole of docs/errors.md from the messages by `Case.what`."""
+    text, topic = PAGE, None
+    for case in CASES:
+        if case.topic != topic:
+            topic = case.topic
+            text += f"\n## {topic}\n"
+        command = " ".join(case.command)
+        text += f"\n### {case.what}\n\n```text\n$ mpt {command}\n{messages[case.topic, case.what]}\n```\n"
+    return text
+
+
+def prepare(source, folder):
+    """A folder to break, as `Case.change` expects it."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def write_sound(folder, tasks, backbone):
+    """What every case starts from; must be called with `folder` as the current one."""
+    shutil.copytree(tasks, folder / "data")
+    shutil.copytree(backbone, folder / "backbone")
+    (folder / "run.yaml").write_text(CONFIG)
+    status, _, err = call("pretrain", "--config", "run.yaml", "--out", "run")
+    assert status == 0, err
+
+
+def main():
+    """Print the page."""
+    import os
+    from tempfile import TemporaryDirectory
+
+    from common.runs import write_tasks
+
+    messages = {}
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        write_tasks(root / "tasks")
+        write_bert(root / "bert")
+        (root / "sound").mkdir()
+        os.chdir(root / "sound")
+        write_sound(root / "sound", root / "tasks", root / "bert")
+        for number, case in enumerate(CASES):
+            folder = root / f"case-{number}"
+            prepare(root / "sound", folder)
+            os.chdir(folder)
+            case.change()
+            status, _, err = call(*case.command)
+            assert status == 2, (case, err)
+            messages[case.topic, case.what] = shown(err)
+        os.chdir("/")
+    print(page(messages), end="")
+
+
+if __name__ == "__main__":
+    main()
