@@ -69,7 +69,7 @@ class OptimizerSettings(Settings):
         clip_norm: Total norm that gradients are clipped to; 0 does not clip.
     """
 
-    prompt_learning_rate: Rate = 0.2
+    prompt_learning_rate: Rate = 0.1
     head_learning_rate: Rate = 0.01
     schedule: Literal["linear", "epoch"] = "linear"
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.95
