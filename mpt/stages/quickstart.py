@@ -11,6 +11,7 @@ from mpt.config import (
     PromptSettings,
     TrainingSettings,
     TransferSettings,
+    TuningSettings,
 )
 from mpt.data.synthetic import write_synthetic
 from mpt.errors import ConfigError
@@ -53,6 +54,7 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
         training=TrainingSettings(steps=80, tokens_per_micro_batch=TOKENS, micro_batches=2),
         evaluation=EvaluationSettings(every_steps=20),
         seeds=SEEDS,
+        tuning=TuningSettings(prompt_learning_rates=()),
     )
     return transfer(
         transfer_settings,
