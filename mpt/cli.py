@@ -27,7 +27,7 @@ Config = Annotated[Path, typer.Option("--config", help="Configuration file of th
 def validate(
     manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
     passes: Annotated[
-        float, typer.Option(help="Length of the run for the epochs column, in passes over all tasks.")
+        float, typer.Option(min=0.001, help="Length of the run for the epochs column, in passes over all tasks.")
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -48,10 +48,11 @@ def pretrain(
 ) -> None:
     """Pretrain one shared prompt on a mixture of tasks."""
     from mpt.config import load_pretrain_settings
+
+    settings = load_pretrain_settings(config, overrides)  # a mistake is told before torch is loaded
     from mpt.stages.pretrain import pretrain as run
 
-    folder = out or Path("runs") / config.stem
-    run(load_pretrain_settings(config, overrides), folder, resume=resume, console=_console())
+    run(settings, out or Path("runs") / config.stem, resume=resume, console=_console())
 
 
 @app.command()
@@ -71,18 +72,20 @@ def transfer(
 ) -> None:
     """Transfer a pretrained prompt to single tasks and compare it with baselines."""
     from mpt.config import load_transfer_settings
-    from mpt.stages.transfer import transfer as run
 
     flags = [f"seeds={_numbers(seeds, '--seeds', least=0)}"] if seeds else []
     flags += [f"head={head}"] if head is not None else []
     flags += [f"baselines=[{baseline}]"] if baseline is not None else []
+    settings, counts = load_transfer_settings(config, [*overrides, *flags]), _numbers(shots, "--shots")
+    from mpt.stages.transfer import transfer as run
+
     run(
-        load_transfer_settings(config, [*overrides, *flags]),
+        settings,
         init_from,
         manifest,
         out or Path("runs") / f"transfer_{manifest.stem}",
         tasks=task,
-        shots=_numbers(shots, "--shots"),
+        shots=counts,
         resume=resume,
         backbone=backbone,
         console=_console(),
