@@ -20,7 +20,7 @@ CONFIG = """manifest: data/mixture.yaml
 backbone: {reference: backbone, dtype: float32}
 prompt: {length: 4}
 optimizer: {warmup_steps: 1}
-training: {steps: 4, tokens_per_micro_batch: 256}
+training: {steps: 4, tokens_per_micro_batch: 256, micro_batches: 1}
 evaluation: {every_steps: 2}
 """
 PRETRAIN = ("pretrain", "--config", "run.yaml", "--out", "new")

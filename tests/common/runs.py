@@ -91,8 +91,8 @@ def pretrain_settings(world, **changes):
         manifest=world.data / "mixture.yaml",
         backbone=BackboneSettings(reference=str(world.backbone), dtype="float32"),
         prompt=PromptSettings(length=4, dropout=0.1),
-        optimizer=OptimizerSettings(head_learning_rate=0.05, warmup_steps=1),
-        training=TrainingSettings(steps=6, tokens_per_micro_batch=256),
+        optimizer=OptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
+        training=TrainingSettings(steps=6, tokens_per_micro_batch=256, micro_batches=1),
         evaluation=EvaluationSettings(every_steps=2),
     )
     return changed(settings, **changes)
@@ -100,13 +100,14 @@ def pretrain_settings(world, **changes):
 
 def transfer_settings(**changes):
     """Settings of transfer runs of six steps with two seeds."""
-    from mpt.config import EvaluationSettings, OptimizerSettings, TrainingSettings, TransferSettings
+    from mpt.config import EvaluationSettings, OptimizerSettings, TrainingSettings, TransferSettings, TuningSettings
 
     settings = TransferSettings(
-        optimizer=OptimizerSettings(head_learning_rate=0.05, warmup_steps=1),
-        training=TrainingSettings(steps=6, tokens_per_micro_batch=256),
+        optimizer=OptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
+        training=TrainingSettings(steps=6, tokens_per_micro_batch=256, micro_batches=1),
         evaluation=EvaluationSettings(every_steps=3),
         seeds=(0, 1),
+        tuning=TuningSettings(prompt_learning_rates=(), head_learning_rates=()),
     )
     return changed(settings, **changes)
 
