@@ -249,5 +249,4 @@ def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, i
         centres = (ends[first:last] + ends[first + 1 : last + 1]) / 2
         borders.append(max(borders[-1], first + int(np.searchsorted(centres, middle, side="right"))))
     borders.append(len(counts))
-    shared = [(first, last, borders[i], borders[i + 1]) for i, (first, last) in enumerate(spans)]
-    return [(first, last, begin, end) for first, last, begin, end in shared if begin < end]
+    return [(first, last, borders[i], borders[i + 1]) for i, (first, last) in enumerate(spans)]
