@@ -21,7 +21,8 @@ backbone: {reference: backbone, dtype: float32}
 prompt: {length: 4}
 optimizer: {warmup_steps: 1}
 training: {steps: 4, tokens_per_micro_batch: 256, micro_batches: 1}
-evaluation: {every_steps: 2}
+evaluation: {every_steps: 4}
+checkpoints: {every_steps: 2}
 """
 PRETRAIN = ("pretrain", "--config", "run.yaml", "--out", "new")
 RESUME = ("pretrain", "--config", "run.yaml", "--out", "run", "--resume")

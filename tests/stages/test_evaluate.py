@@ -93,8 +93,10 @@ def test_labels_in_another_order_are_refused(own_world):
 
 
 def test_an_unknown_task_is_refused(world):
-    with pytest.raises(MptError, match=r'no head for task "peple".* has people, places, words\. Did you mean "people"'):
+    with pytest.raises(MptError, match=r'no task "peple"\. It has: people, places, words\. Did you mean "people"\?'):
         run(world, tasks=("peple",))
+    with pytest.raises(MptError, match=r'no head for task "firms": this model has people, places, words\.'):
+        run(world, manifest="target.yaml", tasks=("firms",))
 
 
 def test_a_manifest_without_a_task_of_the_model_is_refused(world):
