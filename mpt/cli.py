@@ -168,6 +168,8 @@ def _console() -> Console:
 def main(command: Callable[[], object] = app) -> None:
     """Run a command and turn errors into messages and exit statuses."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # oneDNN keeps compiled products for 1,024 shapes, and sentences come in many: hundreds of MiB for no speed.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         command()
     except MptError as error:

@@ -170,7 +170,7 @@ class TuningSettings(Settings):
         seed: Seed of the trials.
     """
 
-    prompt_learning_rates: tuple[Rate, ...] = (0.02, 0.06, 0.2)
+    prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.15)
     head_learning_rates: tuple[Rate, ...] = ()
     seed: Annotated[int, Field(ge=0)] = 1000
 
@@ -196,8 +196,8 @@ class TransferSettings(StageSettings):
         test: Score the test set, once, for every run that counts.
     """
 
-    training: TrainingSettings = TrainingSettings(steps=150, micro_batches=2)
-    evaluation: EvaluationSettings = EvaluationSettings(every_steps=30, dev_limit=300)
+    training: TrainingSettings = TrainingSettings(steps=100, micro_batches=2)
+    evaluation: EvaluationSettings = EvaluationSettings(every_steps=25, dev_limit=300)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
     baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
