@@ -7,6 +7,7 @@ and keeps its traceback. torch is imported by the commands that need it, so that
 import os
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -137,20 +138,27 @@ def predict(
     console = _console()
     predictor = Predictor(open_saved(model, reference=backbone), task)
     source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
-    count, notices = predictor.predict_file(text, source, out)
+    tagged, notices = predictor.predict_file(text, source, out)
     for notice in notices:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{count} sentences of {text} tagged with {predictor.task}: {out}", highlight=False, soft_wrap=True)
+    console.print(f"{tagged} sentences of {text} tagged with {predictor.task}: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the data and the runs.")] = Path("runs/quickstart"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the data and the runs; runs/quickstart-N if not given.")
+    ] = None,
 ) -> None:
     """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
     from mpt.stages.quickstart import quickstart as run
 
-    run(out, console=_console())
+    run(out or _unused("runs/quickstart"), console=_console())
+
+
+def _unused(name: str) -> Path:
+    """The first of name, name-2, name-3, ... that does not exist."""
+    return next(path for n in count(1) if not (path := Path(name if n == 1 else f"{name}-{n}")).exists())
 
 
 def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
