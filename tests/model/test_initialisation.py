@@ -64,6 +64,13 @@ def test_every_task_gives_its_share(load):
         assert (near[0] | near[1]).all()
 
 
+def test_tasks_with_the_same_text_draw_for_themselves(load):
+    backbone = load("bert")
+    (split, _) = encoded(backbone, TEXTS)
+    prompt = initial_prompt(backbone, shape_of(backbone, 8), [split, split], initialisation="text", seed=0)
+    assert len(prompt[-1].permute(2, 0, 1, 3).flatten(1).unique(dim=0)) > 4
+
+
 def test_prompts_of_another_backbone_do_not_leak_in(load):
     backbone = load("bert")
     splits, shape = encoded(backbone, TEXTS), shape_of(backbone, 4)
