@@ -19,6 +19,7 @@ os.environ |= {
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",  # tiny models are slower on several threads, much slower on a busy machine
     "TOKENIZERS_PARALLELISM": "false",
     "NO_COLOR": "1",
 }
