@@ -67,8 +67,13 @@ def test_every_task_gives_its_share(load):
 def test_tasks_with_the_same_text_draw_for_themselves(load):
     backbone = load("bert")
     (split, _) = encoded(backbone, TEXTS)
-    prompt = initial_prompt(backbone, shape_of(backbone, 8), [split, split], initialisation="text", seed=0)
-    assert len(prompt[-1].permute(2, 0, 1, 3).flatten(1).unique(dim=0)) > 4
+
+    def distinct(seed):
+        prompt = initial_prompt(backbone, shape_of(backbone, 8), [split, split], initialisation="text", seed=seed)
+        return len(prompt[-1].permute(2, 0, 1, 3).flatten(1).unique(dim=0))
+
+    # Four from each: if both drew the same, no seed would give more than four. One seed may, by chance.
+    assert max(distinct(seed) for seed in range(5)) > 4
 
 
 def test_prompts_of_another_backbone_do_not_leak_in(load):
