@@ -181,7 +181,7 @@ def _wherever(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_scores(console: Console, scores: dict[str, Score], folder: Path) -> None:
-    table = Table(title="dev scores at the best checkpoint", title_justify="left")
+    table = Table(title="dev scores", title_justify="left")
     for name in ("task", "metric", "score"):
         table.add_column(name, justify="right" if name == "score" else "left")
     for name, score in scores.items():
