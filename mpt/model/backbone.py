@@ -220,6 +220,7 @@ def _load_model(folder: Path, reference: str, dtype: torch.dtype) -> Any:
     _check_weights(reference, info)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+    model.config.use_cache = False  # decoders would build a cache of keys that nothing reads
     return model.eval().requires_grad_(False)
 
 
@@ -300,6 +301,7 @@ def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) ->
         raise BackboneError(f'backbone "{reference}": it has no fast tokenizer (tokenizer.json), which mpt needs')
     backend.no_truncation()
     backend.no_padding()
+    backend.encode_special_tokens = True  # "[SEP]" in a user's text is text
     text = backend.encode("a", add_special_tokens=False).ids
     whole = backend.encode("a").ids
     start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)

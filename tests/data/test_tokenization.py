@@ -259,3 +259,12 @@ def test_real_text(bert):
     assert split.window_pieces.max() <= 42
     encodings = bert.tokenizer.encode_batch(words, add_special_tokens=False)
     assert scored(split, bert) == [encoding.tokens[0] if encoding.tokens else "[UNK]" for encoding in encodings]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_special_piece_in_the_text_is_text(load, kind):
+    pieces = load(kind).word_pieces
+    word = "[SEP]" if kind == "bert" else "</s>"
+    (special,) = pieces.suffix
+    split, _ = encode([sentence("low", word, "low")], pieces, LABELS)
+    assert pieces_of(split, 0).count(special) == 1
