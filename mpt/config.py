@@ -84,7 +84,8 @@ class TrainingSettings(Settings):
     Attributes:
         steps: Optimizer steps.
         tokens_per_micro_batch: Word-piece positions of a micro-batch at most, padding included.
-        micro_batches: Micro-batches of a step, whatever the number of processes.
+        micro_batches: Micro-batches of a step, whatever the number of processes; a multiple of tasks per step times
+            processes, so that ranks hold the same task side by side.
         head_dropout: Chance that a value of a word's hidden state is zeroed before the head.
         seed: Names every random number of the run.
     """

@@ -14,7 +14,7 @@ from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import Task, load_tasks
-from mpt.errors import ConfigError
+from mpt.errors import ConfigError, TrainingError
 from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
@@ -184,27 +184,43 @@ def _tuned(session: Session, task: Task, shots: int | None, method: str, parent:
     chosen = parent / "tuning.json"
     if chosen.exists():
         return optimizer.model_copy(update=read_json(chosen)["chosen"])
-    trials: list[dict[str, float]] = []
+    trials: list[dict[str, float | None]] = []
     for prompt_rate, head_rate in grid if len(grid) > 1 else []:
         rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
         trial = Trial(
             task=task, shots=shots, method=method, seed=tuning.seed, optimizer=optimizer.model_copy(update=rates)
         )
-        _, progress, _ = _train(session, trial, None)
-        assert progress.best is not None
-        trials.append({**rates, "dev": progress.scores[progress.best]})
+        dev = _tuning_score(session, trial)
+        trials.append({**rates, "dev": dev})
         session.console.print(
-            f"tuning {trial.title}: prompt {prompt_rate:g}, head {head_rate:g}: dev {100 * trials[-1]['dev']:.1f}",
+            f"tuning {trial.title}: prompt {prompt_rate:g}, head {head_rate:g}: "
+            + ("diverged" if dev is None else f"dev {100 * dev:.1f}"),
             highlight=False,
         )
     if not trials:
         return optimizer
-    best = max(trials, key=lambda one: one["dev"])
+    finite = [(one["dev"], one) for one in trials if one["dev"] is not None]
+    if not finite:
+        raise TrainingError(
+            f"{parent}: training diverged with every rate of tuning.prompt_learning_rates and "
+            "tuning.head_learning_rates. Add lower ones"
+        )
+    best = max(finite, key=lambda pair: pair[0])[1]
     rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
     if session.accelerator.is_main_process:
         parent.mkdir(parents=True, exist_ok=True)
         replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
     return optimizer.model_copy(update=rates)
+
+
+def _tuning_score(session: Session, trial: Trial) -> float | None:
+    """Best dev score of a trial; None when its rates are too high to train with."""
+    try:
+        _, progress, _ = _train(session, trial, None)
+    except TrainingError:
+        return None
+    assert progress.best is not None, "the last step is always evaluated"
+    return progress.scores[progress.best]
 
 
 def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:

@@ -10,7 +10,7 @@ from mpt.config import TuningSettings
 from mpt.data.manifest import load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
-from mpt.errors import CheckpointError, ConfigError, ManifestError
+from mpt.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from mpt.stages import transfer as stage
 from mpt.training import loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
@@ -253,6 +253,30 @@ def test_tuning_uses_its_own_seed_and_never_the_test_set(world, tmp_path, monkey
     assert seeds == [77, 77, 77, 77, 3, 4]
     assert [args[2] for args, _, _ in scored] == ["dev", "test", "dev", "test"]
     assert [path.name for path in (tmp_path / "results" / "firms-20" / "transfer").iterdir()].count("seed-77") == 0
+
+
+def test_rates_that_diverge_lose_and_do_not_end_the_comparison(world, tmp_path, monkeypatch):
+    train = stage._train
+
+    def diverging(session, trial, folder):
+        if trial.seed == 77 and trial.optimizer.prompt_learning_rate == 0.2:
+            raise TrainingError("not finite")
+        return train(session, trial, folder)
+
+    monkeypatch.setattr(stage, "_train", diverging)
+    run_transfer(world, tmp_path / "results", tuning=TUNING, baselines=(), seeds=(0,))
+    tuning = read(tmp_path / "results" / "firms-20" / "transfer" / "tuning.json")
+    assert [trial["dev"] is None for trial in tuning["trials"]] == [False, False, True, True]
+    assert tuning["chosen"]["prompt_learning_rate"] == 0.001
+
+
+def test_rates_that_all_diverge_are_an_error(world, tmp_path, monkeypatch):
+    def diverging(session, trial, folder):
+        raise TrainingError("not finite")
+
+    monkeypatch.setattr(stage, "_train", diverging)
+    with pytest.raises(TrainingError, match=r"diverged with every rate .* Add lower ones"):
+        run_transfer(world, tmp_path / "results", tuning=TUNING, baselines=(), seeds=(0,))
 
 
 def test_one_pair_of_rates_needs_no_tuning(world, tmp_path, monkeypatch):
