@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
@@ -102,9 +103,22 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
         checkpoint=checkpoint,
     )
     accelerator.end_training()
+    return _conclude(tagger, encoded, progress, folder, accelerator=accelerator, console=console)
+
+
+def _conclude(
+    tagger: Tagger,
+    tasks: list[EncodedTask],
+    progress: Progress,
+    folder: Path,
+    *,
+    accelerator: Accelerator,
+    console: Console,
+) -> dict[str, Score]:
+    """Score the whole dev sets with the best weights; tell and write what came out."""
     cost = cost_of(progress, accelerator)
     console.print(describe_cost(cost), highlight=False)
-    scores = dict(evaluate_tasks(tagger, encoded, "dev"))
+    scores = dict(evaluate_tasks(tagger, tasks, "dev"))
     if accelerator.is_main_process:
         _write_results(folder, progress, scores, cost)
     _print_scores(console, scores, folder)
