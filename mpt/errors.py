@@ -47,6 +47,13 @@ class TrainingError(MptError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
+def merged(errors: Sequence[MptError]) -> MptError:
+    """Join several errors into one that lists all their problems, each once."""
+    problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
+    kinds = {type(error) for error in errors}
+    return (kinds.pop() if len(kinds) == 1 else DataError)(problems)
+
+
 def printable(text: str) -> str:
     """Escape control characters other than line feed, so that data cannot steer a terminal."""
     return "".join(char if char == "\n" or char.isprintable() else repr(char)[1:-1] for char in text)

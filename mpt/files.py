@@ -77,6 +77,15 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left half written or half deleted in `folder`; nobody else may be writing there."""
+    for leftover in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"{TRASH}*")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to disk."""
     descriptor = os.open(folder, os.O_RDONLY)

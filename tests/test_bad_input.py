@@ -72,7 +72,7 @@ def test_a_word_without_word_pieces_is_handled_with_a_notice(here):
     status, out, err = call(*PRETRAIN)
     assert (status, err) == (0, "")
     assert re.search(
-        r'note: task "people" train: .*no word piece.*read as the unknown piece.*data/people/train\.txt:2', out
+        r'note: task "people" train: .*without a word piece.*read as the unknown piece.*data/people/train\.txt:2', out
     )
 
 

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpt import files
-from mpt.files import published_folder, remove_folder, replace_durable, sha256_file, to_json, write_durable
+from mpt.files import (
+    published_folder,
+    remove_folder,
+    remove_leftovers,
+    replace_durable,
+    sha256_file,
+    to_json,
+    write_durable,
+)
 
 
 class Killed(BaseException):
@@ -124,3 +132,12 @@ def test_a_removed_folder_loses_its_name_first(tmp_path, monkeypatch):
     assert len(seen) == 1
     assert all(name.startswith(files.TRASH) for name in seen[0])
     assert names(tmp_path) == []
+
+
+def test_leftovers_of_a_killed_process_go_and_nothing_else(tmp_path):
+    for name in (".tmp-step-1-ab", ".trash-step-2-cd", "step-3", "tmp-mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_bytes(b"one")
+    (tmp_path / ".tmp-metrics.jsonl-ef").write_bytes(b"two")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["step-3", "tmp-mine"]

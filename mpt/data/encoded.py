@@ -7,6 +7,7 @@ from mpt.data.schema import Split
 from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
 from mpt.data.tokenization import EncodedSplit, WordPieces, encode
+from mpt.errors import MptError, merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,20 @@ def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[
         The encoded task, and notices that begin with the task's name.
 
     Raises:
-        DataError: See `mpt.data.tokenization.encode`.
+        DataError: See `mpt.data.tokenization.encode`; lists the problems of all splits.
     """
     splits: dict[Split, EncodedSplit] = {}
     notices: list[str] = []
+    errors: list[MptError] = []
     for name, sentences in task.splits.items():
-        splits[name], found = encode(
-            sentences, word_pieces, task.labels, long=task.spec.long, no_piece=task.spec.no_piece
-        )
+        try:
+            splits[name], found = encode(
+                sentences, word_pieces, task.labels, long=task.spec.long, no_piece=task.spec.no_piece
+            )
+        except MptError as error:
+            errors.append(error)
+            continue
         notices += [f'task "{task.name}" {name}: {notice}' for notice in found]
+    if errors:
+        raise merged(errors)
     return EncodedTask(task=task, splits=splits), notices

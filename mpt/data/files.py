@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpt.data.manifest import Manifest
 from mpt.data.schema import Split
-from mpt.errors import DataError, ManifestError, MptError
+from mpt.errors import DataError, ManifestError
 
 _MAX_CANDIDATES = 5000  # files that are looked at for a suggestion
 
@@ -108,10 +108,3 @@ def _nearby(root: Path, entry: str) -> str:
     known = [it.relative_to(root).as_posix() for it in islice(around.rglob("*"), _MAX_CANDIDATES) if it.is_file()]
     near = get_close_matches(entry, known, n=3, cutoff=0.75)
     return f" Nearby: {', '.join(near)}." if near else ""
-
-
-def merged(errors: Sequence[MptError]) -> MptError:
-    """Join several errors into one that lists all their problems, each once."""
-    problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
-    kinds = {type(error) for error in errors}
-    return (kinds.pop() if len(kinds) == 1 else DataError)(problems)

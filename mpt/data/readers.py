@@ -12,7 +12,7 @@ from mpt.data.jsonlines import read_jsonl, read_jsonl_spans
 from mpt.data.sentence import Sentence
 from mpt.data.slots import read_rasa, read_snips
 from mpt.data.source import Problems, RawSentence, SourceFormat, read_text, split_lines
-from mpt.data.tags import Scheme, check_tags, fitting_schemes, split_tag, to_bio, undeclared_tags
+from mpt.data.tags import check_tags, fitting_schemes, to_bio, undeclared_tags
 from mpt.data.words import tag_words
 from mpt.errors import DataError, did_you_mean
 
@@ -49,7 +49,7 @@ def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
 
     Returns:
         Sentences with BIO2 tags where the scheme is one of spans, the file's own tags where it is raw, None where the
-        source carries no tags; types renamed by `label_map`. `document` counts the document marks seen before a
+        source carries no tags. `document` counts the document marks seen before a
         sentence, so that it stays 0 when a declared `docstart` never occurs.
 
     Raises:
@@ -123,13 +123,4 @@ def _finish(sentence: RawSentence, source: SourceFormat, path: str) -> Sentence:
     tags, scheme = sentence.tags, source.tag_scheme
     if tags is not None:
         tags = to_bio(tags, scheme, "begin" if source.repair == "error" else source.repair)  # was checked already
-        tags = tuple(_renamed(tag, scheme, source) for tag in tags) if source.label_map else tags
     return Sentence(words=sentence.words, tags=tags, path=path, lines=sentence.lines, document=sentence.document)
-
-
-def _renamed(tag: str, scheme: Scheme, source: SourceFormat) -> str:
-    prefix, kind = ("", tag) if scheme == "raw" else split_tag(tag)
-    if kind not in source.label_map or (scheme != "raw" and tag == "O"):
-        return tag
-    new = source.label_map[kind]
-    return "O" if new is None else new if scheme == "raw" else f"{prefix}-{new}"

@@ -5,8 +5,7 @@ with its line, so that one run of a reader shows all that is wrong in a file.
 """
 
 import codecs
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +49,6 @@ class SourceFormat:
         text_field: Field of the text in jsonl_spans.
         spans_field: Field of the spans in jsonl_spans. None: the file carries no tags; then those of snips and rasa are
             not read either.
-        label_map: New name of an entity type (of a tag where the scheme is raw). None turns it into O.
     """
 
     format: Format
@@ -66,7 +64,6 @@ class SourceFormat:
     tags_field: str | None = "tags"
     text_field: str = "text"
     spans_field: str | None = "spans"
-    label_map: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def tag_scheme(self) -> Scheme:

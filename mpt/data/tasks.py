@@ -5,9 +5,9 @@ declared to come out of train, and says what it did in notices.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from mpt.data.files import find_files, merged, verify_digests
+from mpt.data.files import find_files, verify_digests
 from mpt.data.hub import read_hub
 from mpt.data.labels import Sentences, label_kinds, rename_labels, settle_unseen, tag_list
 from mpt.data.manifest import Manifest
@@ -16,7 +16,7 @@ from mpt.data.schema import SPLITS, Metric, Split, TaskSpec
 from mpt.data.sentence import Sentence
 from mpt.data.splits import sample_sentences, split_dev
 from mpt.data.tags import Scheme
-from mpt.errors import DataError, MptError
+from mpt.errors import DataError, MptError, merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,6 @@ def source_format(spec: TaskSpec) -> SourceFormat:
         tags_field=spec.fields.tags,
         text_field=spec.fields.text,
         spans_field=spec.fields.spans,
-        label_map=spec.label_map,
     )
 
 
@@ -145,7 +144,7 @@ def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
 
 def _read(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[Sentences, dict[str, str]]:
     spec = manifest.spec(name)
-    source = replace(source_format(spec), label_map={})  # renamed later, when it is known which names occur
+    source = source_format(spec)
     if spec.hub is not None:
         return {split: read_hub(spec.hub, split, source) for split in splits}, {}
     files = find_files(manifest, name, splits)

@@ -181,11 +181,13 @@ class _Builder:
         """Raise for what the task's policies forbid."""
         problems = []
         if no_piece == "error" or self.word_pieces.unknown is None:
-            remedy = "" if no_piece == "error" else "; this tokenizer has no unknown piece to stand in for it"
+            remedy = (
+                ", and has no unknown piece to stand in for it. Remove the word from the file"
+                if self.word_pieces.unknown is None
+                else ". Remove the word from the file, or set no_piece: unknown"
+            )
             problems += [
-                f"{where}: the tokenizer turns this word into no word piece{remedy}. Remove the word from the file"
-                + (", or set no_piece: unknown" if not remedy else "")
-                for where in self.without_piece
+                f"{where}: the tokenizer turns this word into no word piece{remedy}" for where in self.without_piece
             ]
         if long == "error":
             problems += [
@@ -199,12 +201,12 @@ class _Builder:
     def notices(self) -> list[str]:
         """What the user should know, one line a kind."""
         kinds = (
-            (self.windowed, f"sentences exceed {self.word_pieces.room} word pieces: read in overlapping windows"),
-            (self.without_piece, "words have no word piece: read as the unknown piece"),
-            (self.cut_words, f"words exceed {self.word_pieces.room} word pieces: only their first pieces are read"),
+            (self.windowed, f"sentences longer than {self.word_pieces.room} word pieces, read in overlapping windows"),
+            (self.without_piece, "words without a word piece, read as the unknown piece"),
+            (self.cut_words, f"words longer than {self.word_pieces.room} word pieces, only their first pieces read"),
         )
         return [
-            f"{len(places)} {what} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
+            f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
         ]
 
     def build(self) -> EncodedSplit:

@@ -127,7 +127,8 @@ def load_backbone(
     register()
     model = _load_model(folder, reference, DTYPES[dtype]).to(device)
     config = model.config
-    injection = install(model, lambda: model(input_ids=torch.ones((1, 2), dtype=torch.long, device=device)))
+    pieces = torch.ones((1, 2), dtype=torch.long, device=device)
+    injection = install(model, lambda: model(input_ids=pieces), reference=reference)
     if gradient_checkpointing:
         _enable_checkpointing(model, reference)
     keys = _text_keys(model, injection)

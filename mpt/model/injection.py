@@ -62,12 +62,13 @@ def register() -> None:
     AttentionMaskInterface.register(ATTENTION, compact_mask)
 
 
-def install(model: nn.Module, forward: Callable[[], Any]) -> Injection:
+def install(model: nn.Module, forward: Callable[[], Any], *, reference: str) -> Injection:
     """Connect a backbone, loaded with `attn_implementation=ATTENTION`, to a new `Injection`.
 
     Args:
         model: The backbone.
         forward: Runs it once on a few pieces; the order in which attention modules are called numbers the layers.
+        reference: What the user calls the backbone, for messages.
 
     Raises:
         BackboneError: No attention goes through the registry, or layers share one attention module.
@@ -81,7 +82,7 @@ def install(model: nn.Module, forward: Callable[[], Any]) -> Injection:
         forward()
     for module in model.modules():
         del module.mpt_calls
-    name = type(model).__name__
+    name = f'backbone "{reference}" ({type(model).__name__})'
     if not calls:
         raise BackboneError(
             f"{name} computes attention by itself instead of through transformers' AttentionInterface, so prompts "
@@ -91,8 +92,8 @@ def install(model: nn.Module, forward: Callable[[], Any]) -> Injection:
     injection.layer_of = {id(module): layer for layer, module in enumerate(calls)}
     if len(injection.layer_of) != len(calls):
         raise BackboneError(
-            f"{name} runs {len(calls)} layers through {len(injection.layer_of)} shared attention modules; a deep "
-            "prompt needs a module for each layer. Use a backbone without cross-layer sharing"
+            f"{name} shares attention modules among layers (layers: {len(calls)}, modules: {len(injection.layer_of)}); "
+            "a deep prompt needs a module for each layer. Use a backbone without cross-layer sharing"
         )
     injection.prompts = [None] * len(calls)
     return injection

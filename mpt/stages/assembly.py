@@ -14,10 +14,9 @@ from rich.console import Console
 
 from mpt.config import BackboneSettings, PromptSettings, StageSettings
 from mpt.data.encoded import EncodedTask, encode_task
-from mpt.data.files import merged
 from mpt.data.plan import Plan, TaskSize
 from mpt.data.tasks import Task
-from mpt.errors import ConfigError, MptError, TrainingError
+from mpt.errors import ConfigError, MptError, TrainingError, merged
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptShape

@@ -16,7 +16,7 @@ from mpt.data.tasks import load_tasks
 from mpt.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
-from mpt.files import replace_durable, to_json
+from mpt.files import remove_leftovers, replace_durable, to_json
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.heads import TokenHead
@@ -84,9 +84,12 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
     tagger = _new_tagger(backbone, shape, encoded, settings)
     console.print(describe_size(tagger), highlight=False)
-    if checkpoint is None and accelerator.is_main_process:
-        contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
-        start_run_folder(folder, contents)
+    if accelerator.is_main_process:
+        if checkpoint is None:
+            contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
+            start_run_folder(folder, contents)
+        for place in (folder, folder / "checkpoints"):
+            remove_leftovers(place)
     accelerator.wait_for_everyone()
     if settings.trackers:
         accelerator.init_trackers("tensorboard")

@@ -330,7 +330,7 @@ CASES = (
         what="Layers that share their weights",
         change=lambda: tiny_backbone(Path("shared"), "albert"),
         command=(*PRETRAIN, "--set", "backbone.reference=shared"),
-        parts=("shared attention modules", "Use a backbone without cross-layer sharing"),
+        parts=("shares attention modules", "Use a backbone without cross-layer sharing"),
     ),
     Case(
         topic="Backbone",

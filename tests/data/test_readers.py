@@ -150,26 +150,6 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(read):
     assert "\x1b" not in found
 
 
-@pytest.mark.parametrize(
-    ("scheme", "tags", "expected"),
-    [
-        ("iob2", "B-PER I-PER B-LOC I-LOC", "B-person I-person O O"),
-        ("iob2", "B-PER B-person B-ORG O", "B-person B-person B-ORG O"),
-        ("raw", "PER LOC B-PER O", "person O B-PER O"),
-    ],
-)
-def test_types_are_renamed(read, scheme, tags, expected):
-    content = "".join(f"w\t{tag}\n" for tag in tags.split())
-    (sentence,) = read(content, scheme=scheme, label_map={"PER": "person", "LOC": None})
-    assert sentence.tags == tuple(expected.split())
-
-
-def test_types_of_spans_are_renamed(read):
-    content = '{"text": "a b", "spans": [[0, 1, "x"], [2, 3, "y"]]}'
-    (sentence,) = read(content, format="jsonl_spans", scheme="raw", label_map={"x": "z", "y": None})
-    assert sentence.tags == ("B-z", "O")
-
-
 def test_jsonl_tags_are_brought_to_bio(read):
     content = '{"tokens": ["a", "b"], "tags": ["B-X", "E-X"]}'
     assert read(content, format="jsonl", scheme="iobes")[0].tags == ("B-X", "I-X")

@@ -261,10 +261,10 @@ def test_tasks_come_in_the_manifests_order_with_all_problems_at_once(make):
 
 def test_the_source_format_holds_what_the_manifest_says(make):
     fields = {"delimiter": "tab", "comment_prefix": '"# "', "docstart": "X", "encoding": "latin-1", "repair": "begin"}
-    source = source_format(make(label_map="{a: b}", **fields).tasks["t"])
+    source = source_format(make(**fields).tasks["t"])
     assert (source.format, source.scheme, source.word_column, source.tag_column) == ("conll", "iob2", 0, 1)
     assert (source.delimiter, source.comment_prefix, source.docstart) == ("tab", "# ", "X")
-    assert (source.encoding, source.repair, source.label_map) == ("latin-1", "begin", {"a": "b"})
+    assert (source.encoding, source.repair) == ("latin-1", "begin")
     spec = make(format="jsonl", columns="", fields="{tokens: words, spans: ents}").tasks["t"]
     assert (source_format(spec).words_field, source_format(spec).spans_field) == ("words", "ents")
 

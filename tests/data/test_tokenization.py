@@ -144,7 +144,7 @@ def test_words_without_pieces_keep_the_alignment(bert, invisible):
     assert scored(split, bert) == ["low", "[UNK]", "river", "[UNK]", "[UNK]"]
     assert split.labels.tolist() == [0, 1, 2, 0, 1]
     (notice,) = notices
-    assert notice.startswith("3 words have no word piece: read as the unknown piece (first: f.txt:8 ")
+    assert notice.startswith("words without a word piece, read as the unknown piece: 3 (first: f.txt:8 ")
 
 
 def test_words_without_pieces_can_be_refused(bert):
@@ -157,8 +157,9 @@ def test_words_without_pieces_can_be_refused(bert):
 
 @pytest.mark.parametrize("no_piece", ["unknown", "error"])
 def test_without_an_unknown_piece_there_is_no_stand_in(bert, no_piece):
-    with pytest.raises(DataError, match=r"f\.txt:2.*no word piece"):
+    with pytest.raises(DataError, match=r"f\.txt:2.*no word piece.*Remove the word") as caught:
         encode([sentence("low", "\u200b")], replace(bert, unknown=None), LABELS, no_piece=no_piece)
+    assert "no_piece" not in str(caught.value)  # no setting helps
 
 
 def test_many_problems_are_counted(bert):
@@ -180,7 +181,7 @@ def test_a_long_sentence_is_read_in_windows(bert):
     assert scored(split, bert) == ["the", *["low", "new"] * 10, "a"]
     assert split.labels.tolist() == [0] * 20 + [1, 0]
     place = "f.txt:1 (20 words, 20 word pieces)"
-    assert notices == [f"1 sentences exceed 8 word pieces: read in overlapping windows (first: {place})"]
+    assert notices == [f"sentences longer than 8 word pieces, read in overlapping windows: 1 (first: {place})"]
 
 
 def test_long_sentences_can_be_refused(bert):
@@ -195,7 +196,7 @@ def test_a_giant_word_is_cut_to_a_window(bert):
     split, notices = encode([sentence("low", "x" * 50, "new")], replace(bert, room=8), LABELS)
     assert scored(split, bert) == ["low", "x", "new"]
     assert split.window_pieces.max() == 8 + 2
-    notice = f"1 words exceed 8 word pieces: only their first pieces are read (first: f.txt:2 {'x' * 50!r})"
+    notice = f"words longer than 8 word pieces, only their first pieces read: 1 (first: f.txt:2 {'x' * 50!r})"
     assert notice in notices
 
 

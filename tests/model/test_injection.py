@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from common.backbones import KINDS, tiny_backbone
@@ -256,8 +258,8 @@ def forward_of(model):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("deberta-v2", r"DebertaV2Model computes attention by itself.*AttentionInterface.*ignored.*Use a backbone"),
-        ("albert", r"AlbertModel runs 3 layers through 1 shared attention modules.*without cross-layer sharing"),
+        ("deberta-v2", r"\(DebertaV2Model\) computes attention by itself.*AttentionInterface.*ignored.*Use a backbone"),
+        ("albert", r"\(AlbertModel\) shares attention modules.*\(layers: 3, modules: 1\).*without cross-layer sharing"),
     ],
 )
 def test_backbones_that_would_ignore_prompts_are_refused(tmp_path, kind, message):
@@ -265,8 +267,9 @@ def test_backbones_that_would_ignore_prompts_are_refused(tmp_path, kind, message
     register()
     options = {} if kind == "deberta-v2" else {"attn_implementation": ATTENTION}
     model = AutoModel.from_pretrained(folder, **options)
+    message = f'backbone "{re.escape(str(folder))}" {message}'
     with pytest.raises(BackboneError, match=message):
-        install(model, forward_of(model))
+        install(model, forward_of(model), reference=str(folder))
     with pytest.raises(BackboneError, match=message):
         load_backbone(str(folder))
 

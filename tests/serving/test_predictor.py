@@ -64,8 +64,8 @@ def test_a_long_sentence_and_a_word_without_piece_are_tagged_with_a_notice(place
     tags, notices = places.predict([sentence(*["Kiev"] * 30), sentence("Ada", "\u200b", "Bob")])
     assert [len(one) for one in tags] == [30, 3]
     assert len(notices) == 2
-    assert "1 sentences exceed 62 word pieces: read in overlapping windows (first: x.txt:1" in notices[0]
-    assert "1 words have no word piece: read as the unknown piece (first: x.txt:2 " in notices[1]
+    assert "sentences longer than 62 word pieces, read in overlapping windows: 1 (first: x.txt:1" in notices[0]
+    assert "words without a word piece, read as the unknown piece: 1 (first: x.txt:2 " in notices[1]
 
 
 def test_nothing_to_tag(places):

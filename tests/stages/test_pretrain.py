@@ -129,9 +129,11 @@ def test_a_run_interrupted_while_evaluating_is_the_same_run(world, straight, tmp
     assert without_times(run) == without_times(straight)
 
 
-def test_resuming_a_finished_run_changes_nothing(world, straight, tmp_path):
+def test_resuming_a_finished_run_changes_nothing_and_clears_what_a_kill_left(world, straight, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(straight, run)
+    (run / "checkpoints" / ".tmp-step-00000008-ab").mkdir()
+    (run / ".tmp-metrics.jsonl-cd").touch()
     run_pretrain(world, run, resume=True)
     assert without_times(run) == without_times(straight)
 
