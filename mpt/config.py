@@ -93,7 +93,7 @@ class TrainingSettings(Settings):
     steps: Positive
     tokens_per_micro_batch: Annotated[int, Field(ge=64)] = 512
     micro_batches: Positive = 4
-    head_dropout: Probability = 0.1
+    head_dropout: Probability = 0.3
     seed: Annotated[int, Field(ge=0)] = 0
 
 
