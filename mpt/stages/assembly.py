@@ -1,6 +1,7 @@
 """Pieces of a run that both stages put together in the same way."""
 
 import importlib.util
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,23 @@ def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator
             "with data parallelism). Remove the engine from the accelerate configuration"
         )
     return accelerator
+
+
+def claim_cores(accelerator: Accelerator) -> list[str]:
+    """Use every core: `accelerate launch` leaves a process on a CPU one thread, as its default and without a word.
+
+    Returns:
+        A notice when the number of threads was raised.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if not launched or accelerator.device.type != "cpu":
+        return []
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = cores // int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    if threads < 2:
+        return []
+    torch.set_num_threads(threads)
+    return [f"accelerate launch asked for 1 thread a process; using {threads}. To use fewer, limit cores with taskset"]
 
 
 def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator) -> Backbone:

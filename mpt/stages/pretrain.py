@@ -25,6 +25,7 @@ from mpt.model.tagger import Tagger
 from mpt.stages.assembly import (
     build_accelerator,
     build_plan,
+    claim_cores,
     cost_of,
     describe_cost,
     describe_size,
@@ -66,7 +67,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     _check_selection(settings, [task.name for task in tasks])
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
     encoded, said = encode_tasks(tasks, backbone)
-    tell(console, notices + said)
+    tell(console, notices + said + claim_cores(accelerator))
     tasks_per_step = _tasks_per_step(manifest, len(tasks), settings.training.micro_batches)
     rates = _rates(manifest, encoded, settings)
     plan = build_plan(encoded, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)

@@ -25,6 +25,7 @@ from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import (
     build_accelerator,
     build_plan,
+    claim_cores,
     encode_tasks,
     execute,
     identity_of,
@@ -105,7 +106,7 @@ def transfer(
     console = speaker(accelerator, console)
     manifest = load_manifest(manifest_path)
     loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
-    tell(console, notices)
+    tell(console, notices + claim_cores(accelerator))
     wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
     _check_shots(wanted)
     saved = open_saved(init_from, reference=backbone, device=accelerator.device)

@@ -11,6 +11,7 @@ from mpt.stages import assembly
 from mpt.stages.assembly import (
     build_accelerator,
     build_plan,
+    claim_cores,
     describe_size,
     encode_tasks,
     open_backbone,
@@ -62,6 +63,32 @@ def test_a_launch_under_an_engine_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(assembly, "Accelerator", lambda **_: fake)
     with pytest.raises(TrainingError, match="launched under DEEPSPEED, expected a plain launch"):
         build_accelerator(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "processes", "threads"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 1, 8),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 2, 4),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "4"}, "cpu", 8, 2),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 8, None),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cuda", 1, None),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "2"}, "cpu", 1, None),
+        ({"OMP_NUM_THREADS": "1"}, "cpu", 1, None),
+    ],
+)
+def test_a_launch_has_all_cores(environment, device, processes, threads, monkeypatch):
+    for name in ("ACCELERATE_MIXED_PRECISION", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(assembly.sys, "platform", "linux")
+    monkeypatch.setattr(assembly.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    set_to = []
+    monkeypatch.setattr(assembly.torch, "set_num_threads", set_to.append)
+    notices = claim_cores(SimpleNamespace(device=SimpleNamespace(type=device), num_processes=processes))
+    assert set_to == ([threads] if threads else [])
+    assert len(notices) == len(set_to) and all(f"using {threads}" in notice for notice in notices)
 
 
 def test_a_tracker_that_is_not_installed_is_told_with_the_cure(tmp_path, monkeypatch):
