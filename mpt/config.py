@@ -183,6 +183,20 @@ def _head(value: str) -> str:
     return value
 
 
+class TransferTrainingSettings(TrainingSettings):
+    """How much is trained on a small target task."""
+
+    steps: Positive = 100
+    micro_batches: Positive = 2
+
+
+class TransferEvaluationSettings(EvaluationSettings):
+    """When the dev set of a small target task is scored."""
+
+    every_steps: Positive = 25
+    dev_limit: Positive | None = 300
+
+
 class TransferSettings(StageSettings):
     """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
 
@@ -197,8 +211,9 @@ class TransferSettings(StageSettings):
         test: Score the test set, once, for every run that counts.
     """
 
-    training: TrainingSettings = TrainingSettings(steps=100, micro_batches=2)
-    evaluation: EvaluationSettings = EvaluationSettings(every_steps=25, dev_limit=300)
+    # Settings are frozen, so a narrower type is safe.
+    training: TransferTrainingSettings = TransferTrainingSettings()  # type: ignore[assignment]
+    evaluation: TransferEvaluationSettings = TransferEvaluationSettings()  # type: ignore[assignment]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
     baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)

@@ -55,6 +55,12 @@ def test_transfer_needs_no_file():
     assert load_transfer_settings(None) == TransferSettings()
 
 
+def test_changing_one_setting_of_a_transfer_leaves_its_neighbours():
+    settings = load_transfer_settings(None, ["training.head_dropout=0.2", "evaluation.patience=3"])
+    assert (settings.training.steps, settings.training.micro_batches) == (100, 2)
+    assert (settings.evaluation.every_steps, settings.evaluation.dev_limit) == (25, 300)
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

@@ -59,7 +59,7 @@ def claim_cores(accelerator: Accelerator) -> list[str]:
     if not launched or accelerator.device.type != "cpu":
         return []
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = cores // int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    threads = cores // int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     if threads < 2:
         return []
     torch.set_num_threads(threads)

@@ -10,7 +10,9 @@ from mpt.config import (
     PretrainSettings,
     PromptSettings,
     TrainingSettings,
+    TransferEvaluationSettings,
     TransferSettings,
+    TransferTrainingSettings,
     TuningSettings,
 )
 from mpt.data.synthetic import write_synthetic
@@ -51,8 +53,8 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     console.rule(f"2. transfer it to a fourth task with {SHOTS} labelled sentences, and train one from scratch")
     transfer_settings = TransferSettings(
         optimizer=optimizer,
-        training=TrainingSettings(steps=80, tokens_per_micro_batch=TOKENS, micro_batches=2),
-        evaluation=EvaluationSettings(every_steps=20),
+        training=TransferTrainingSettings(steps=80, tokens_per_micro_batch=TOKENS),
+        evaluation=TransferEvaluationSettings(every_steps=20),
         seeds=SEEDS,
         tuning=TuningSettings(prompt_learning_rates=()),
     )
