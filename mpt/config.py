@@ -171,7 +171,7 @@ class TuningSettings(Settings):
         seed: Seed of the trials.
     """
 
-    prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.15)
+    prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.1, 0.2)
     head_learning_rates: tuple[Rate, ...] = ()
     seed: Annotated[int, Field(ge=0)] = 1000
 
