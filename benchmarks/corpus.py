@@ -1,0 +1,134 @@
+"""What every arm trains on: a slice of bc5cdr and one of wnut17 as one task, or synthetic sentences of their lengths.
+
+Both data sets lie in the data folder (`MPT_DATA`, else the default of data_manifests/open_ner.yaml). The task has the
+labels of both; its dev slice is from bc5cdr.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from mpt.data.labels import tag_list
+from mpt.data.manifest import load_manifest
+from mpt.data.schema import TaskSpec
+from mpt.data.sentence import Sentence
+from mpt.data.tasks import Task, load_task
+from mpt.data.tokenization import WordPieces, encode
+from mpt.seeding import permutation, uniforms
+
+ROOT = Path(__file__).parents[1]
+MANIFEST = ROOT / "data_manifests" / "open_ner.yaml"
+DEFAULT_DATA = ROOT.parent / "shared" / "data"
+FILES = ("bc5cdr/train.tsv", "bc5cdr/dev.tsv", "wnut17/train.conll")
+DEV_SENTENCES = 500
+SHORTEST = 3  # word pieces of a sentence of one word, specials included
+
+LENGTHS = {
+    "bc5cdr": "2 10 13 15 16 18 19 20 21 22 23 24 25 27 28 29 30 31 32 34 35 36 38 40 42 44 46 49 53 58 64 75 237",
+    "wnut17": "2 8 10 13 15 16 18 19 20 21 23 24 25 26 27 28 29 30 31 33 34 35 36 37 38 39 41 42 44 45 48 52 73",
+}
+"""Word pieces of a training sentence, specials left out: 33 evenly spaced quantiles, by MiniLM's tokenizer."""
+
+PLAIN = "the in of a and was with for to study house night people week morning school game team company street child"
+PLACES = "london paris france river"
+"""Words of synthetic sentences; each is one word piece of an English BERT, so lengths come out as drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """The task of the benchmark.
+
+    Attributes:
+        task: Its training and dev slices.
+        origin: Where the sentences are from, in words.
+        pieces: Word pieces of the training slice, specials included.
+    """
+
+    task: Task
+    origin: str
+    pieces: int
+
+
+def read_corpus(word_pieces: WordPieces, *, pieces: int) -> Corpus:
+    """Take slices with about as many word pieces as asked for, or all there are.
+
+    Raises:
+        MptError: The data files are there and are not what the manifest declares.
+    """
+    folder = Path(os.environ.get("MPT_DATA") or DEFAULT_DATA)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        origin = f"synthetic sentences with the lengths of bc5cdr and wnut17 ({missing[0]} is not in {folder})"
+        sources, dev, kinds = _synthetic()
+    else:
+        origin = "a slice of bc5cdr and one of wnut17"
+        sources, dev, kinds = _real()
+    train, count = _slice(sources, word_pieces, pieces)
+    files = {"train": FILES[0], "dev": FILES[1]}
+    declared = {"family": "ner", "files": files, "columns": {"word": 0, "tag": 1}, "scheme": "iob2"}
+    spec = TaskSpec.model_validate(declared)
+    task = Task(
+        name="bc5cdr_wnut17",
+        family=spec.family,
+        scheme=spec.tag_scheme,
+        metric=spec.metric,
+        labels=tag_list(kinds, spec),
+        splits={"train": tuple(train), "dev": tuple(_shuffled(dev, "dev")[:DEV_SENTENCES])},
+        digests={},
+        spec=spec,
+    )
+    return Corpus(task=task, origin=f"{origin}, {len(train):,} sentences", pieces=count)
+
+
+def _real() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
+    """Training sentences of both sets, dev sentences of bc5cdr, and the entity types of both."""
+    manifest = load_manifest(MANIFEST)
+    first, _ = load_task(manifest, "bc5cdr")
+    second, _ = load_task(manifest, "wnut17", splits=("train",))
+    tags = chain(first.labels, second.labels)
+    kinds = list(dict.fromkeys(tag[2:] for tag in tags if tag != "O"))
+    return [first.splits["train"], second.splits["train"]], first.splits["dev"], kinds
+
+
+def _synthetic() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
+    """As many sentences as the sets have; every place name is an entity."""
+    sources: list[Sequence[Sentence]] = [_drawn("bc5cdr", "train", 4560), _drawn("wnut17", "train", 3394)]
+    return sources, _drawn("bc5cdr", "dev", DEV_SENTENCES), ["place"]
+
+
+def _drawn(source: str, split: str, count: int) -> list[Sentence]:
+    quantiles = np.array(LENGTHS[source].split(), dtype=np.float64)
+    places = uniforms(0, "lengths", source, split, count=count) * (len(quantiles) - 1)
+    lengths = np.rint(np.interp(places, np.arange(len(quantiles)), quantiles)).astype(int)
+    words = np.array((PLAIN + " " + PLACES).split())
+    drawn = words[(uniforms(0, "words", source, split, count=int(lengths.sum())) * len(words)).astype(int)]
+    sentences = np.split(drawn, np.cumsum(lengths)[:-1])
+    entities = set(PLACES.split())
+    return [
+        Sentence(
+            words=tuple(sentence.tolist()),
+            tags=tuple("B-place" if word in entities else "O" for word in sentence.tolist()),
+            path=f"synthetic {source} {split}",
+            lines=(number,) * len(sentence),
+        )
+        for number, sentence in enumerate(sentences, start=1)
+    ]
+
+
+def _slice(sources: Sequence[Sequence[Sentence]], word_pieces: WordPieces, pieces: int) -> tuple[list[Sentence], int]:
+    """Sentences of the sources in turn until they have `pieces` word pieces, and how many they have."""
+    orders = [_shuffled(source, f"train {number}") for number, source in enumerate(sources)]
+    mixed = [sentence for pair in zip_longest(*orders) for sentence in pair if sentence is not None]
+    mixed = mixed[: pieces // SHORTEST + 1]  # more are not needed
+    encoded, _ = encode(mixed, word_pieces, None)
+    totals = encoded.piece_starts[encoded.windows_of[1:]]
+    count = min(int(np.searchsorted(totals, pieces)) + 1, len(mixed))
+    return mixed[:count], int(totals[count - 1])
+
+
+def _shuffled(sentences: Sequence[Sentence], purpose: str) -> list[Sentence]:
+    return [sentences[i] for i in permutation(0, "benchmark", purpose, count=len(sentences)).tolist()]

