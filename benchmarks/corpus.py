@@ -96,11 +96,21 @@ def _real() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
 
 def _synthetic() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
     """As many sentences as the sets have; every place name is an entity."""
-    sources: list[Sequence[Sentence]] = [_drawn("bc5cdr", "train", 4560), _drawn("wnut17", "train", 3394)]
-    return sources, _drawn("bc5cdr", "dev", DEV_SENTENCES), ["place"]
+    sources: list[Sequence[Sentence]] = [
+        synthetic_sentences("bc5cdr", "train", 4560),
+        synthetic_sentences("wnut17", "train", 3394),
+    ]
+    return sources, synthetic_sentences("bc5cdr", "dev", DEV_SENTENCES), ["place"]
 
 
-def _drawn(source: str, split: str, count: int) -> list[Sentence]:
+def synthetic_sentences(source: str, split: str, count: int) -> list[Sentence]:
+    """Sentences of random words with the lengths of a corpus; place names are tagged.
+
+    Args:
+        source: Corpus of `LENGTHS`.
+        split: Names the draw together with the corpus.
+        count: How many.
+    """
     quantiles = np.array(LENGTHS[source].split(), dtype=np.float64)
     places = uniforms(0, "lengths", source, split, count=count) * (len(quantiles) - 1)
     lengths = np.rint(np.interp(places, np.arange(len(quantiles)), quantiles)).astype(int)

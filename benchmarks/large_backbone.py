@@ -6,6 +6,7 @@ The tokenizer is that of another backbone; all that counts of it is how many wor
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel
@@ -25,7 +26,7 @@ LARGE = {
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def write_backbone(folder: Path, tokenizer_of: str, **sizes: int) -> None:
+def write_backbone(folder: Path, tokenizer_of: str, **sizes: Any) -> None:
     """Write a RoBERTa with random bfloat16 weights.
 
     Args:

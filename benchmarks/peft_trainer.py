@@ -120,7 +120,6 @@ def prefix_model(backbone: str, *, num_labels: int, prompt_length: int) -> PeftM
 
 def training_arguments(job: Job, folder: str, *, epochs: int) -> TrainingArguments:
     """The Trainer's defaults (batches of 8, AdamW, linear schedule), with what the arm is about."""
-    grouped = {"train_sampling_strategy": "group_by_length"} if job.arm.endswith("_grouped") else {}
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=epochs,
@@ -132,7 +131,7 @@ def training_arguments(job: Job, folder: str, *, epochs: int) -> TrainingArgumen
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **grouped,
+        train_sampling_strategy="group_by_length" if job.arm.endswith("_grouped") else "random",
     )
 
 

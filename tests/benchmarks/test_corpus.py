@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from corpus import DEFAULT_DATA, FILES, LENGTHS, read_corpus
+from corpus import DEFAULT_DATA, FILES, LENGTHS, read_corpus, synthetic_sentences
 from mpt.data.tokenization import encode
 
 
@@ -24,12 +24,12 @@ def test_the_slice_has_as_many_pieces_as_asked_for(no_data, load):
     assert 3000 <= corpus.pieces < 3000 + 300 * 10
 
 
-def test_synthetic_sentences_have_the_lengths_of_the_corpora(no_data, load):
-    corpus = read_corpus(load("bert").word_pieces, pieces=30_000)
-    lengths = [len(sentence.words) for sentence in corpus.task.splits["train"]]
-    medians = [np.median([int(length) for length in LENGTHS[name].split()]) for name in LENGTHS]
-    assert len(lengths) > 200
-    assert min(medians) <= np.median(lengths) <= max(medians)
+@pytest.mark.parametrize("name", LENGTHS)
+def test_synthetic_sentences_have_the_lengths_of_the_corpora(name):
+    drawn = [len(sentence.words) for sentence in synthetic_sentences(name, "train", 4000)]
+    expected = np.array(LENGTHS[name].split(), dtype=float)[4:-4:4]
+    found = np.quantile(drawn, np.linspace(0, 1, 33))[4:-4:4]
+    np.testing.assert_allclose(found, expected, atol=2)
 
 
 def test_synthetic_places_are_the_entities(no_data, load):
