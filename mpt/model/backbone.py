@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError
 from mpt.model.injection import ATTENTION, Injection, install, register
+from mpt.model.trunk import Trunk, install_trunk
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Rows longer than this are rare in labelled sentences and slow in attention; windows are stitched anyway.
@@ -63,6 +64,7 @@ class Backbone:
     Attributes:
         model: Parameters without gradients, dropout off.
         injection: Where the current batch's prompts are put.
+        trunk: Where a forward pass can begin behind the layers below the prompts; None where it cannot.
         word_pieces: Its tokenizer.
         identity: What a checkpoint records.
         num_layers, num_key_value_heads, head_dim, hidden_size: Shapes of a deep prompt and of a head.
@@ -74,6 +76,7 @@ class Backbone:
 
     model: nn.Module
     injection: Injection
+    trunk: Trunk | None
     word_pieces: WordPieces
     identity: BackboneIdentity
     num_layers: int
@@ -137,6 +140,7 @@ def load_backbone(
     return Backbone(
         model=model,
         injection=injection,
+        trunk=install_trunk(model, injection),
         word_pieces=_load_tokenizer(folder, reference, room, causal=_is_causal(model, injection)),
         identity=BackboneIdentity(
             reference=reference,

@@ -50,6 +50,12 @@ class Tagger(nn.Module):
             raise MptError(f'no head for task "{task}": this model has {", ".join(known)}.{did_you_mean(task, known)}')
         return self._heads[key]  # type: ignore[return-value]
 
+    @property
+    def lowest_prompted_layer(self) -> int:
+        """Index of the first layer that any slot prompts; the number of layers when none is."""
+        layers = [] if self.bank is None else [layer for shape in self.bank.shapes for layer in shape.layers]
+        return min(layers, default=self.backbone.num_layers)
+
     def forward(
         self,
         task: str,
@@ -91,7 +97,14 @@ class Tagger(nn.Module):
             backbone.injection.prompts = self.bank.layer_prompts(backbone.dtype, slots_B, generator)
             if backbone.shifted:
                 inputs["position_ids"] = shifted_positions(backbone, batch, self.bank.lengths(slots_B))
+        if backbone.trunk is not None:
+            assert batch.trunk_depth <= self.lowest_prompted_layer, (
+                "prompts below kept outputs have no effect"
+            )
+            backbone.trunk.depth, backbone.trunk.states = batch.trunk_depth, batch.trunk_BSH
         hidden_BSH = backbone.model(**inputs).last_hidden_state
+        if backbone.trunk is not None:
+            backbone.trunk.states = None
         return hidden_BSH.flatten(0, 1)[batch.words_M].float()
 
 

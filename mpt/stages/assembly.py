@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from mpt.config import BackboneSettings, PromptSettings, StageSettings
 from mpt.data.encoded import EncodedTask, encode_task
 from mpt.data.plan import Plan, TaskSize
+from mpt.data.schema import Split
 from mpt.data.tasks import Task
 from mpt.errors import ConfigError, MptError, TrainingError, merged
 from mpt.evaluation.evaluator import evaluate_tasks
@@ -23,10 +25,13 @@ from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptShape
 from mpt.model.probe import probe
 from mpt.model.tagger import Tagger
+from mpt.model.trunk_cache import TrunkCache, default_folder
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.loop import Progress, Run, train
 from mpt.training.runlog import RunLog
 
+PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib"}  # no part of an identity
+TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
 PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -102,6 +107,36 @@ def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[Encode
     if errors:
         raise merged(errors)
     return encoded, notices
+
+
+def keep_trunk(
+    tasks: Sequence[EncodedTask],
+    backbone: Backbone,
+    shapes: Sequence[PromptShape],
+    settings: BackboneSettings,
+    accelerator: Accelerator,
+) -> tuple[list[EncodedTask], list[str]]:
+    """Give train and dev the outputs of the layers below the first prompt, computed once for all runs.
+
+    Returns:
+        The tasks, and notices about what the cache could not do.
+    """
+    depth = min((layer for shape in shapes for layer in shape.layers), default=0)
+    if depth == 0 or backbone.trunk is None or settings.trunk_cache_gib == 0:
+        return list(tasks), []
+    cache = TrunkCache(folder=default_folder(), max_bytes=int(settings.trunk_cache_gib * 2**30))
+    length = max(shape.length for shape in shapes)
+    kept: list[EncodedTask] = []
+    notices: list[str] = []
+    with accelerator.main_process_first():
+        for task in tasks:
+            splits = dict(task.splits)
+            for name in TRUNK_SPLITS & splits.keys():
+                states, said = cache.states(backbone, splits[name], depth, prompt_length=length)
+                splits[name] = replace(splits[name], trunk=states)
+                notices += said
+            kept.append(replace(task, splits=splits))
+    return kept, list(dict.fromkeys(notices))
 
 
 def tell(console: Console, notices: Sequence[str]) -> None:
@@ -189,7 +224,7 @@ def identity_of(
         "stage": stage,
         "backbone": {
             **backbone.identity.to_json(),
-            **backbone_settings.model_dump(mode="json", exclude={"reference", "revision", "gradient_checkpointing"}),
+            **backbone_settings.model_dump(mode="json", exclude=PLACES_AND_COSTS),
         },
         "prompts": [
             {

@@ -32,6 +32,7 @@ from mpt.stages.assembly import (
     encode_tasks,
     execute,
     identity_of,
+    keep_trunk,
     open_backbone,
     prompt_shape,
     speaker,
@@ -83,6 +84,8 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
         more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": tasks_per_step},
     )
     checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
+    encoded, said = keep_trunk(encoded, backbone, [shape], settings.backbone, accelerator)
+    tell(console, said)
     tagger = _new_tagger(backbone, shape, encoded, settings)
     console.print(describe_size(tagger), highlight=False)
     if accelerator.is_main_process:

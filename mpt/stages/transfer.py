@@ -29,6 +29,7 @@ from mpt.stages.assembly import (
     encode_tasks,
     execute,
     identity_of,
+    keep_trunk,
     speaker,
     start_run_folder,
     tell,
@@ -278,15 +279,19 @@ def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger,
         task = replace(task, splits={**task.splits, "train": train})
     (encoded,), _ = encode_tasks([task], session.saved.tagger.backbone)
     tagger = _new_tagger(session.saved, encoded, trial, settings)
+    shapes = [] if tagger.bank is None else tagger.bank.shapes
+    backbone_settings = _backbone_settings(session.saved)
+    (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, backbone_settings, session.accelerator)
+    tell(session.console, notices)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     saved = session.saved.checkpoint.identity
     identity = identity_of(
         tagger.backbone,
-        [] if tagger.bank is None else tagger.bank.shapes,
+        shapes,
         [task],
         stage="transfer",
         settings=settings,
-        backbone_settings=_backbone_settings(session.saved),
+        backbone_settings=backbone_settings,
         prompt_settings=_prompt_settings(session.saved),
         more={
             "method": trial.method,
