@@ -15,6 +15,7 @@ from hypothesis import settings
 _home = TemporaryDirectory(prefix="mpt-tests-")
 os.environ |= {
     "HF_HOME": _home.name,
+    "MPT_CACHE": _home.name,
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

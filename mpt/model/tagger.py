@@ -98,9 +98,7 @@ class Tagger(nn.Module):
             if backbone.shifted:
                 inputs["position_ids"] = shifted_positions(backbone, batch, self.bank.lengths(slots_B))
         if backbone.trunk is not None:
-            assert batch.trunk_depth <= self.lowest_prompted_layer, (
-                "prompts below kept outputs have no effect"
-            )
+            assert batch.trunk_depth <= self.lowest_prompted_layer, "prompts below kept outputs have no effect"
             backbone.trunk.depth, backbone.trunk.states = batch.trunk_depth, batch.trunk_BSH
         hidden_BSH = backbone.model(**inputs).last_hidden_state
         if backbone.trunk is not None:

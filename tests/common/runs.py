@@ -133,10 +133,10 @@ def quiet():
     return Console(quiet=True)
 
 
-def run_pretrain(world, folder, *, resume=False, **changes):
+def run_pretrain(world, folder, *, resume=False, console=None, **changes):
     from mpt.stages.pretrain import pretrain
 
-    return pretrain(pretrain_settings(world, **changes), folder, resume=resume, console=quiet())
+    return pretrain(pretrain_settings(world, **changes), folder, resume=resume, console=console or quiet())
 
 
 def run_transfer(world, folder, *, resume=False, shots=(20,), tasks=(), init_from=None, backbone=None, **changes):

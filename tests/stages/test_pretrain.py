@@ -2,8 +2,10 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from common.runs import files_of, run_pretrain, write_bert
+from rich.console import Console
 
 from mpt.errors import CheckpointError, ConfigError, ManifestError
 from mpt.training import loop
@@ -274,3 +276,36 @@ def test_only_the_asked_for_checkpoints_are_kept(world, tmp_path):
     names = [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert names[-1] == "step-00000006"
     assert len(names) <= 2
+
+
+def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, tmp_path, monkeypatch):
+    upper = {"prompt__layers": (1,), "prompt__length": 4}
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+    run_pretrain(world, tmp_path / "computed", backbone__trunk_cache_gib=0.0, **upper)
+    assert not (tmp_path / "cache").exists()
+    run_pretrain(world, tmp_path / "kept", **upper)
+    assert len(list((tmp_path / "cache" / "trunk").iterdir())) == 6, "train and dev of three tasks"
+    np.testing.assert_allclose(
+        load_checkpoint(latest(tmp_path / "kept")).prompts["slot0"],
+        load_checkpoint(latest(tmp_path / "computed")).prompts["slot0"],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    run_pretrain(world, tmp_path / "again", **upper)
+    assert load_prompt(tmp_path / "again") == load_prompt(tmp_path / "kept")
+
+
+def test_a_run_may_be_resumed_without_its_kept_outputs(world, tmp_path, monkeypatch):
+    upper = {"prompt__layers": (1,)}
+    interrupted(world, tmp_path / "run", monkeypatch, resume=False, when=("_save", after_first(loop._save)), **upper)
+    run_pretrain(world, tmp_path / "run", resume=True, backbone__trunk_cache_gib=0.0, **upper)
+    assert latest(tmp_path / "run").name == "step-00000006"
+
+
+def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "file"))
+    console = Console(record=True, width=400)
+    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,))
+    said = [line for line in console.export_text().splitlines() if "trunk cache" in line]
+    assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
