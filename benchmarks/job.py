@@ -15,7 +15,7 @@ from typing import Any
 from mpt.errors import MptError
 
 PEFT_ARMS = ("peft_fp32", "peft_bf16", "peft_bf16_grouped")
-MPT_ARMS = ("mpt", "mpt_upper_half")
+MPT_ARMS = ("mpt", "mpt_upper_half_cached")
 ARMS = (*PEFT_ARMS, *MPT_ARMS)
 
 LONGEST_WINDOW = 256

@@ -26,7 +26,7 @@ from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
-from mpt.stages.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
+from mpt.stages.assembly import build_plan, encode_tasks, keep_trunk, open_backbone, prompt_shape
 from mpt.training.loop import Run, train
 from mpt.training.runlog import RunLog
 
@@ -59,11 +59,8 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
         MptError: Of the fitting class; see the modules called.
     """
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    backbone = open_backbone(
-        BackboneSettings(reference=job.backbone, longest_window=LONGEST_WINDOW),
-        prompt_length=job.prompt_length,
-        accelerator=accelerator,
-    )
+    backbone_settings = BackboneSettings(reference=job.backbone, longest_window=LONGEST_WINDOW)
+    backbone = open_backbone(backbone_settings, prompt_length=job.prompt_length, accelerator=accelerator)
     corpus = read_corpus(backbone.word_pieces, pieces=job.pieces)
     [encoded], _ = encode_tasks([corpus.task], backbone)
     rates = {corpus.task.name: 1.0}
@@ -72,6 +69,8 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
     settings = _settings(job, steps=len(pieces))
     clock = StepClock(pieces=sum(pieces), warm_up=WARM_UP, device=device)
     tagger = _new_tagger(job, backbone, encoded, settings)
+    assert tagger.bank is not None, "every arm trains a prompt"
+    [encoded], _ = keep_trunk([encoded], backbone, tagger.bank.shapes, backbone_settings, accelerator)
     run = Run(
         tagger=tagger,
         tasks=[encoded],

@@ -13,7 +13,7 @@ RATIOS = {
     "mpt_vs_peft_fp32": ("mpt", "peft_fp32"),
     "mpt_vs_peft_bf16": ("mpt", "peft_bf16"),
     "mpt_vs_peft_bf16_grouped": ("mpt", "peft_bf16_grouped"),
-    "upper_half_vs_all": ("mpt_upper_half", "mpt"),
+    "upper_half_cached_vs_all": ("mpt_upper_half_cached", "mpt"),
 }
 """Which arm's word pieces per second are divided by which other's."""
 

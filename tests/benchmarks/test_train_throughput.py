@@ -40,11 +40,13 @@ def job(backbone, tmp_path, monkeypatch):
 
 
 def test_arms_take_turns_in_their_own_order(monkeypatch):
-    assert checked_arms("mpt_upper_half, mpt") == ["mpt", "mpt_upper_half"]
+    assert checked_arms("mpt_upper_half_cached, mpt") == ["mpt", "mpt_upper_half_cached"]
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r'"mpt_uper_half" is not one of .* Did you mean "mpt_upper_half"\?'):
+    with pytest.raises(
+        ConfigError, match=r'"mpt_uper_half_cached" is not one of .* Did you mean "mpt_upper_half_cached"\?'
+    ):
         checked_arms("mpt,mpt_uper_half")
 
 
