@@ -38,6 +38,7 @@ def write_backbone(folder: Path, tokenizer_of: str, **sizes: Any) -> None:
         BackboneError: There is no such backbone.
     """
     source = locate(tokenizer_of, None)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

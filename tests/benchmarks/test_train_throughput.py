@@ -47,7 +47,7 @@ def test_an_unknown_arm_is_refused_with_the_known_ones():
     with pytest.raises(
         ConfigError, match=r'"mpt_uper_half_cached" is not one of .* Did you mean "mpt_upper_half_cached"\?'
     ):
-        checked_arms("mpt,mpt_uper_half")
+        checked_arms("mpt,mpt_uper_half_cached")
 
 
 def test_without_peft_its_arms_are_refused_with_the_remedy(monkeypatch):
