@@ -38,10 +38,10 @@ def test_the_manifest_is_beside_the_configuration(config, tmp_path):
     assert load_pretrain_settings(config(MINIMAL.replace("data/", "/srv/"))).manifest == Path("/srv/mixture.yaml")
 
 
-def test_manifest_and_steps_must_be_given(config):
+def test_a_manifest_must_be_given_and_is_enough(config):
     assert "manifest: is required" in problem(config("training: {steps: 3}\n"))
-    assert "training: is required" in problem(config("manifest: x.yaml\n"))
-    assert "training.steps: is required" in problem(config("manifest: x.yaml\ntraining: {seed: 1}\n"))
+    assert load_pretrain_settings(config("manifest: x.yaml\n")).training == TrainingSettings()
+    assert load_pretrain_settings(config("manifest: x.yaml\ntraining: {seed: 1}\n")).training.seed == 1
 
 
 def test_overrides_change_single_settings(config):

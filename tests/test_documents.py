@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mpt.config import load_pretrain_settings
+from mpt.data.manifest import load_manifest
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[A-Z]+\.md|Makefile)`")
@@ -21,6 +24,17 @@ def test_named_files_exist(document):
 
 def test_a_file_that_is_gone_would_be_found():
     assert missing("see `mpt/nowhere.py`, `mpt/errors.py` and `GONE.md`") == ["mpt/nowhere.py", "GONE.md"]
+
+
+def test_what_the_readme_has_a_user_write_is_understood(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (manifest,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+    ((text, name),) = re.findall(r"^echo '(.*)' > (\S+)$", readme, flags=re.MULTILINE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "my_ner.yaml").write_text(manifest.replace("/data/ner", "data"))
+    (tmp_path / name).write_text(text)
+    settings = load_pretrain_settings(Path(name))
+    assert list(load_manifest(settings.manifest).tasks) == ["news", "tickets"]
 
 
 def test_every_make_target_in_the_documents_exists():
