@@ -189,25 +189,28 @@ def _tuned(session: Session, task: Task, shots: int | None, method: str, parent:
     trials: list[dict[str, float | None]] = []
     for prompt_rate, head_rate in grid if len(grid) > 1 else []:
         rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
-        trial = Trial(
-            task=task, shots=shots, method=method, seed=tuning.seed, optimizer=optimizer.model_copy(update=rates)
-        )
-        dev = _tuning_score(session, trial)
+        candidate = optimizer.model_copy(update=rates)
+        found = [
+            _tuning_score(session, Trial(task=task, shots=shots, method=method, seed=seed, optimizer=candidate))
+            for seed in tuning.seeds
+        ]
+        finite = [score for score in found if score is not None]
+        dev = sum(finite) / len(finite) if len(finite) == len(found) else None
         trials.append({**rates, "dev": dev})
         session.console.print(
-            f"tuning {trial.title}: prompt {prompt_rate:g}, head {head_rate:g}: "
+            f"tuning {experiment_name(task.name, shots)} {method}: prompt {prompt_rate:g}, head {head_rate:g}: "
             + ("diverged" if dev is None else f"dev {100 * dev:.1f}"),
             highlight=False,
         )
     if not trials:
         return optimizer
-    finite = [(one["dev"], one) for one in trials if one["dev"] is not None]
-    if not finite:
+    usable = [(one["dev"], one) for one in trials if one["dev"] is not None]
+    if not usable:
         raise TrainingError(
             f"{parent}: training diverged with every rate of tuning.prompt_learning_rates and "
             "tuning.head_learning_rates. Add lower ones"
         )
-    best = max(finite, key=lambda pair: pair[0])[1]
+    best = max(usable, key=lambda pair: pair[0])[1]
     rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
     if session.accelerator.is_main_process:
         parent.mkdir(parents=True, exist_ok=True)
