@@ -227,7 +227,7 @@ def test_more_shots_than_sentences_are_refused(world, tmp_path):
 # Tuning and the test set
 
 
-TUNING = TuningSettings(prompt_learning_rates=(0.001, 0.2), head_learning_rates=(0.0001, 0.1), seed=77)
+TUNING = TuningSettings(prompt_learning_rates=(0.001, 0.2), head_learning_rates=(0.0001, 0.1), seeds=(77,))
 
 
 def test_every_method_is_tuned_on_the_same_grid_and_dev_decides(world, tmp_path):
@@ -253,6 +253,19 @@ def test_tuning_uses_its_own_seed_and_never_the_test_set(world, tmp_path, monkey
     assert seeds == [77, 77, 77, 77, 3, 4]
     assert [args[2] for args, _, _ in scored] == ["dev", "test", "dev", "test"]
     assert [path.name for path in (tmp_path / "results" / "firms-20" / "transfer").iterdir()].count("seed-77") == 0
+
+
+def test_the_best_mean_over_the_tuning_seeds_wins(world, tmp_path, monkeypatch):
+    """0.1 has the best single trial, 0.2 the best mean, and 0.3 diverges with one seed."""
+    scores = {(0.1, 7): 0.9, (0.1, 8): 0.1, (0.2, 7): 0.6, (0.2, 8): 0.6, (0.3, 7): 0.99, (0.3, 8): None}
+    monkeypatch.setattr(
+        stage, "_tuning_score", lambda _, trial: scores[trial.optimizer.prompt_learning_rate, trial.seed]
+    )
+    tuning = TuningSettings(prompt_learning_rates=(0.1, 0.2, 0.3), seeds=(7, 8))
+    run_transfer(world, tmp_path / "results", tuning=tuning, baselines=(), seeds=(0,))
+    written = read(tmp_path / "results" / "firms-20" / "transfer" / "tuning.json")
+    assert [trial["dev"] for trial in written["trials"]] == [0.5, 0.6, None]
+    assert written["chosen"]["prompt_learning_rate"] == 0.2
 
 
 def test_rates_that_diverge_lose_and_do_not_end_the_comparison(world, tmp_path, monkeypatch):
