@@ -9,8 +9,9 @@ Shapes: B rows, S word pieces, P prompt length, N attention heads, G key/value h
 """
 
 import math
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,20 +41,24 @@ class LayerPrompt:
     mask: Bool[Tensor, "B P"] | None = None
 
 
-@dataclass(slots=True)
-class Injection:
-    """The link between a backbone's attention modules and the prompts of the current batch.
+class Injection(threading.local):
+    """The link between a backbone's attention modules and the prompts of the current batch, one batch a thread.
+
+    Args:
+        layer_of: Layer index by `id` of the attention module, in the order in which a forward pass calls them; threads
+            share it.
 
     Attributes:
-        layer_of: Layer index by `id` of the attention module, in the order in which a forward pass calls them.
         prompts: By layer; None where a layer has no prompt. Set before a forward pass and left until the next one, so
             that checkpointed layers recompute with the same prompts.
         captured: When a list, every layer appends the (keys, values) of its text: real ones to start prompts from.
     """
 
-    layer_of: dict[int, int] = field(default_factory=dict)
-    prompts: list[LayerPrompt | None] = field(default_factory=list)
-    captured: list[tuple[Tensor, Tensor]] | None = None
+    def __init__(self, layer_of: dict[int, int]) -> None:
+        # Every thread that touches the object runs this, with the same dictionary.
+        self.layer_of = layer_of
+        self.prompts: list[LayerPrompt | None] = [None] * len(layer_of)
+        self.captured: list[tuple[Tensor, Tensor]] | None = None
 
 
 def register() -> None:
@@ -73,7 +78,7 @@ def install(model: nn.Module, forward: Callable[[], Any], *, reference: str) -> 
     Raises:
         BackboneError: No attention goes through the registry, or layers share one attention module.
     """
-    injection = Injection()
+    injection = Injection({})
     calls: list[nn.Module] = []
     for module in model.modules():
         module.mpt_injection = injection  # type: ignore[assignment]
@@ -89,7 +94,7 @@ def install(model: nn.Module, forward: Callable[[], Any], *, reference: str) -> 
             "would be ignored. Use a backbone whose attention goes through the registry, such as BERT, RoBERTa, "
             "XLM-R, ELECTRA, ModernBERT or Llama"
         )
-    injection.layer_of = {id(module): layer for layer, module in enumerate(calls)}
+    injection.layer_of.update({id(module): layer for layer, module in enumerate(calls)})
     if len(injection.layer_of) != len(calls):
         raise BackboneError(
             f"{name} shares attention modules among layers (layers: {len(calls)}, modules: {len(injection.layer_of)}); "

@@ -5,8 +5,8 @@ Here a forward pass can end at the top of the trunk, to keep its outputs, or beg
 (`mpt.model.trunk_cache`).
 """
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Int64
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from mpt.model.injection import Injection
 
 
-@dataclass(slots=True)
-class Trunk:
-    """A switch in every layer of a backbone.
+class Trunk(threading.local):
+    """A switch in every layer of a backbone, in each thread for its own batch.
 
     Attributes:
         depth: Layers of the trunk, counted from the first.
@@ -26,10 +25,11 @@ class Trunk:
         captured: Output of the last forward pass that captured.
     """
 
-    depth: int = 0
-    states: Float[Tensor, "B S H"] | None = None
-    capturing: bool = False
-    captured: Float[Tensor, "B S H"] | None = None
+    def __init__(self) -> None:
+        self.depth = 0
+        self.states: Float[Tensor, "B S H"] | None = None
+        self.capturing = False
+        self.captured: Float[Tensor, "B S H"] | None = None
 
     def layer(self, index: int, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap the forward method of layer `index`."""

@@ -29,6 +29,7 @@ from mpt.model.trunk_cache import TrunkCache, default_folder
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.loop import Progress, Run, train
 from mpt.training.runlog import RunLog
+from mpt.training.workers import Workers, cpu_workers
 
 PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib"}  # no part of an identity
 TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
@@ -52,6 +53,13 @@ def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator
             "with data parallelism). Remove the engine from the accelerate configuration"
         )
     return accelerator
+
+
+def build_workers(settings: StageSettings, accelerator: Accelerator) -> Workers:
+    """Threads for this rank's micro-batches: those that torch would use for its operations; one on a GPU."""
+    if accelerator.device.type != "cpu":
+        return Workers()
+    return cpu_workers(torch.get_num_threads(), settings.training.micro_batches // accelerator.num_processes)
 
 
 def claim_cores(accelerator: Accelerator) -> list[str]:
@@ -290,10 +298,12 @@ def execute(
         log=log,
         folder=folder,
         identity=identity,
+        workers=build_workers(settings, accelerator),
     )
     try:
         return train(run, checkpoint)
     finally:
+        run.workers.close()
         log.close()
 
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from mpt.model.tagger import Tagger
 
 
-class GradientBuffer:
-    """Collects the vectors of a rank's micro-batches.
+class GradientVectors:
+    """Gradients of a step's micro-batches as vectors of one width.
 
     Args:
-        tagger: The model; its gradients must be empty before each micro-batch.
+        tagger: The model.
         tasks: Names of the tasks of this step's micro-batches, over all ranks.
     """
 
@@ -31,18 +31,22 @@ class GradientBuffer:
         self.tasks = list(tasks)
         self.prompts: list[nn.Parameter] = [] if tagger.bank is None else list(tagger.bank.parameters())
         self.head_size = max(sum(p.numel() for p in tagger.head(task).parameters()) for task in tasks)
-        self.vectors: list[Float[Tensor, " width"]] = []
 
-    def take(self, task: str, loss: Float[Tensor, ""]) -> None:
-        """Move the gradients of one finished backward pass into a vector."""
+    def vector(self, task: str, loss: Float[Tensor, ""]) -> Float[Tensor, " width"]:
+        """Gradient of one micro-batch's loss, and the loss; nothing is accumulated, so threads may call it at once."""
         head = list(self.tagger.head(task).parameters())
-        parts = [_taken(parameter) for parameter in [*self.prompts, *head]]
+        parameters = [*self.prompts, *head]
+        # A layer that no row of the micro-batch prompts has no gradient: zeros.
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         padding = self.head_size - sum(parameter.numel() for parameter in head)
-        self.vectors.append(torch.cat([*parts, loss.new_zeros(padding), loss.detach().reshape(1)]))
+        parts = [gradient.flatten() for gradient in gradients]
+        return torch.cat([*parts, loss.new_zeros(padding), loss.detach().reshape(1)])
 
-    def gather(self, accelerator: Accelerator) -> Float[Tensor, "micro_batches width"]:
+    def gather(
+        self, vectors: Sequence[Float[Tensor, " width"]], accelerator: Accelerator
+    ) -> Float[Tensor, "micro_batches width"]:
         """The vectors of all ranks in micro-batch order; rank r of W computed the micro-batches r, r + W, ..."""
-        own = torch.stack(self.vectors)
+        own = torch.stack(list(vectors))
         if accelerator.num_processes == 1:
             return own
         gathered = accelerator.gather(own[None])
@@ -57,9 +61,3 @@ class GradientBuffer:
                 gradient = vector[offset : offset + parameter.numel()].view_as(parameter)
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
                 offset += parameter.numel()
-
-
-def _taken(parameter: nn.Parameter) -> Float[Tensor, " n"]:
-    gradient, parameter.grad = parameter.grad, None
-    # A layer that no row of the micro-batch prompts has no gradient.
-    return parameter.new_zeros(parameter.numel()) if gradient is None else gradient.flatten()

@@ -22,6 +22,7 @@ from mpt.training.checkpoint import Checkpoint, best, load_checkpoint, rotate, s
 from mpt.training.optimizer import Schedule, build_optimizer, epoch_schedule, linear_schedule, set_learning_rates
 from mpt.training.runlog import RunLog
 from mpt.training.step import StepResult, train_step
+from mpt.training.workers import Workers
 
 Evaluate = Callable[[int | None], Mapping[str, float]]
 """Scores every task's dev set: sentences to score of each (None for all) -> score in [0, 1] by task."""
@@ -65,6 +66,7 @@ class Run:
         plan: The order of the run.
         settings: Optimizer, training, evaluation and checkpoint settings.
         accelerator: Ranks and device.
+        workers: Threads that share this rank's micro-batches.
         evaluate: Scores the dev sets.
         log: Where the run speaks.
         folder: The run's folder; None saves no checkpoint.
@@ -80,6 +82,7 @@ class Run:
     log: RunLog
     folder: Path | None
     identity: Mapping[str, Any]
+    workers: Workers = field(default_factory=Workers)
 
 
 def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
@@ -113,6 +116,7 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
             tasks=run.tasks,
             optimizer=optimizer,
             accelerator=run.accelerator,
+            workers=run.workers,
             clip_norm=settings.optimizer.clip_norm,
             seed=training.seed,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.nn import functional
 
 from mpt.data.batch import Batch, collate
@@ -13,8 +14,9 @@ from mpt.data.plan import MicroBatch
 from mpt.errors import TrainingError
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
-from mpt.training.gradients import GradientBuffer
+from mpt.training.gradients import GradientVectors
 from mpt.training.optimizer import clip_gradients
+from mpt.training.workers import Workers
 
 PLACES_SHOWN = 5
 
@@ -44,6 +46,7 @@ def train_step(
     tasks: Sequence[EncodedTask],
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
+    workers: Workers,
     clip_norm: float,
     seed: int,
 ) -> StepResult:
@@ -59,6 +62,7 @@ def train_step(
         tasks: Tasks by index, as in the plan.
         optimizer: Its learning rates are set.
         accelerator: Knows the ranks.
+        workers: Threads that share this rank's micro-batches.
         clip_norm: Total gradient norm to clip to; 0 does not clip.
         seed: Seed of the run.
 
@@ -67,21 +71,23 @@ def train_step(
             those of the step before.
     """
     names = [tasks[micro_batch.task].task.name for micro_batch in micro_batches]
-    buffer = GradientBuffer(tagger, names)
-    for number in range(accelerator.process_index, len(micro_batches), accelerator.num_processes):
+    gradients = GradientVectors(tagger, names)
+
+    def compute(number: int) -> Tensor:
         micro_batch = micro_batches[number]
         batch = _batch(micro_batch, tasks, tagger).to(tagger.backbone.device)
         assert batch.labels_M is not None
         scores = tagger(names[number], batch, generator=torch_generator(seed, "dropout", step, number))
         loss = functional.cross_entropy(scores, batch.labels_M, reduction="sum") * micro_batch.weight
-        loss.backward()
-        buffer.take(names[number], loss)
-    vectors = buffer.gather(accelerator)
+        return gradients.vector(names[number], loss)
+
+    own = range(accelerator.process_index, len(micro_batches), accelerator.num_processes)
+    vectors = gradients.gather(workers.map(compute, own), accelerator)
     for micro_batch, vector in zip(micro_batches, vectors, strict=True):
         if not bool(torch.isfinite(vector).all()):
             raise TrainingError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
     optimizer.zero_grad(set_to_none=True)
-    buffer.assign(vectors)
+    gradients.assign(vectors)
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

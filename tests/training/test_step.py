@@ -11,6 +11,7 @@ from mpt.data.batch import collate
 from mpt.errors import TrainingError
 from mpt.training.optimizer import build_optimizer, set_learning_rates
 from mpt.training.step import train_step
+from mpt.training.workers import Workers
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def optimizer_of(parts, rate=0.05, weight_decay=0.0):
     return optimizer
 
 
-def step(parts, number, plan, optimizer, clip_norm=0.0, seed=0, micro_batches=None):
+def step(parts, number, plan, optimizer, clip_norm=0.0, seed=0, micro_batches=None, workers=None):
     return train_step(
         number,
         plan.step(number) if micro_batches is None else micro_batches,
@@ -34,6 +35,7 @@ def step(parts, number, plan, optimizer, clip_norm=0.0, seed=0, micro_batches=No
         tasks=parts.tasks,
         optimizer=optimizer,
         accelerator=parts.accelerator,
+        workers=workers or Workers(),
         clip_norm=clip_norm,
         seed=seed,
     )
@@ -236,5 +238,18 @@ def test_the_trained_bits_do_not_depend_on_the_number_of_ranks(world):
                 step(parts, number, plan, optimizer, clip_norm=1.0)
             else:
                 play_ranks(parts, ranks, number, plan, optimizer)
+        trained.append(state_bytes(parts.tagger))
+    assert trained[0] == trained[1] == trained[2]
+
+
+def test_the_trained_bits_do_not_depend_on_the_number_of_threads(world):
+    """Side by side, with dropout, no micro-batch sees another's prompts, labels or random numbers."""
+    trained = []
+    for count in (1, 2, 6):
+        parts, workers = make_parts(world, dropout=0.2), Workers(count)
+        plan, optimizer = parts.plan(micro_batches=6, tasks_per_step=3), optimizer_of(parts)
+        for number in range(4):
+            step(parts, number, plan, optimizer, clip_norm=1.0, workers=workers)
+        workers.close()
         trained.append(state_bytes(parts.tagger))
     assert trained[0] == trained[1] == trained[2]
