@@ -1,4 +1,5 @@
 import re
+import threading
 
 import pytest
 import torch
@@ -175,7 +176,8 @@ def test_the_kernels_agree_in_a_whole_model(load, monkeypatch, kind):
 def attend(inputs, prompt, mask=None, **more):
     """One layer's attention with a prompt, outside of any model."""
     module = torch.nn.Module()
-    module.mpt_injection = injection.Injection(layer_of={id(module): 0}, prompts=[prompt])
+    module.mpt_injection = injection.Injection({id(module): 0})
+    module.mpt_injection.prompts = [prompt]
     return prompted_attention(module, *inputs, mask, **more)[0]
 
 
@@ -246,6 +248,17 @@ def test_padding_may_be_longer_than_a_local_window(load, kind, layers):
     tagger, batch = tagger_of(backbone, bank), random_batch(backbone, 60, 3)
     for row, states in enumerate(states_by_row(tagger, batch)):
         close(states, states_by_row(tagger, rows_of(batch, row))[0])
+
+
+def test_threads_share_the_layers_and_not_the_prompts(load):
+    backbone = load("bert")
+    backbone.injection.prompts = ["mine"] * 3
+    seen = []
+    thread = threading.Thread(target=lambda: seen.extend([backbone.injection.prompts, backbone.injection.layer_of]))
+    thread.start()
+    thread.join()
+    assert seen == [[None] * 3, backbone.injection.layer_of]
+    assert backbone.injection.prompts == ["mine"] * 3
 
 
 # Installation
