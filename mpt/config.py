@@ -85,7 +85,7 @@ class TrainingSettings(Settings):
     """How much is trained, in what portions.
 
     Attributes:
-        steps: Optimizer steps; with the other defaults 1,200 are about ten minutes on two cores.
+        steps: Optimizer steps; with the other defaults 1,200 are about seven minutes on two cores.
         tokens_per_micro_batch: Word-piece positions of a micro-batch at most, padding included.
         micro_batches: Micro-batches of a step, whatever the number of processes; a multiple of tasks per step times
             processes, so that ranks hold the same task side by side.

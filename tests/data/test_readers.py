@@ -8,7 +8,7 @@ from mpt.data import source as source_module
 from mpt.data.readers import SourceFormat, read_sentences, read_untagged
 from mpt.errors import DataError
 
-DATA = Path(os.environ.get("MPT_DATA", Path(__file__).parents[2] / "../shared/data")).absolute()
+DATA = Path(os.environ.get("MPT_DATA") or Path(__file__).parents[2] / "../shared/data").absolute()
 BIO = {"format": "conll", "delimiter": "tab", "tag_column": 1, "scheme": "iob2"}
 OLD = {"format": "conll", "delimiter": "space", "tag_column": -1, "scheme": "iob1", "docstart": "-DOCSTART-"}
 

@@ -246,7 +246,7 @@ def test_nothing_is_no_windows(bert):
 
 
 def test_real_text(bert):
-    data = Path(os.environ.get("MPT_DATA", ROOT / "../shared/data")) / "wnut17" / "dev.conll"
+    data = Path(os.environ.get("MPT_DATA") or ROOT / "../shared/data") / "wnut17" / "dev.conll"
     if not data.is_file():
         pytest.skip(f"{data} is not there")
     source = SourceFormat(format="conll", scheme="iob2", tag_column=1, delimiter="tab")

@@ -10,7 +10,7 @@ from mpt.data.readers import SourceFormat, read_sentences
 from mpt.data.writers import write_predictions
 from mpt.errors import DataError
 
-DATA = Path(os.environ.get("MPT_DATA", Path(__file__).parents[2] / "../shared/data")).absolute()
+DATA = Path(os.environ.get("MPT_DATA") or Path(__file__).parents[2] / "../shared/data").absolute()
 BIO = {"format": "conll", "delimiter": "tab", "tag_column": 1, "scheme": "iob2"}
 OLD = {"format": "conll", "delimiter": "space", "tag_column": -1, "scheme": "iob1", "docstart": "-DOCSTART-"}
 UPOS = {"format": "conllu", "tag_column": "upos"}
