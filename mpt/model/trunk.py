@@ -1,15 +1,15 @@
 """The frozen trunk: the layers below the first prompt, whose outputs are a fixed function of the text.
 
 With prompts on the upper layers only, the layers below them compute the same numbers for a sentence in every epoch.
-Here a forward pass can end at the top of the trunk, to keep its outputs, or begin there, from outputs kept earlier
-(`mpt.model.trunk_cache`).
+Here a forward pass can end at the top of the trunk, to keep its outputs, or begin there, from outputs kept earlier;
+`mpt.model.trunk_cache` does the first and keeps them.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mpt.model.injection import Injection
@@ -63,22 +63,3 @@ def _holds_layers(layers: nn.ModuleList, attentions: Sequence[int]) -> bool:
         any(id(module) == attention for module in layer.modules())
         for layer, attention in zip(layers, attentions, strict=True)
     )
-
-
-def trunk_states(
-    model: nn.Module,
-    trunk: Trunk,
-    depth: int,
-    *,
-    input_ids_BS: Int64[Tensor, "B S"],
-    **inputs: Tensor | None,
-) -> Float[Tensor, "B S H"]:
-    """Outputs of the lowest `depth` layers; the layers above do not run."""
-    trunk.depth, trunk.capturing = depth, True
-    try:
-        model(input_ids=input_ids_BS, **inputs)
-    finally:
-        trunk.capturing = False
-    assert trunk.captured is not None, "some layer is above the trunk"
-    captured, trunk.captured = trunk.captured, None
-    return captured

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float
+from torch import Tensor
 
-from mpt.data.batch import collate, evaluation_batches
+from mpt.data.batch import Batch, collate, evaluation_batches
 from mpt.data.tokenization import EncodedSplit, TrunkStates
 from mpt.files import TEMPORARY, TRASH, published_folder, remove_folder, sha256_file, to_json, write_durable
 from mpt.model.backbone import Backbone
 from mpt.model.tagger import shifted_positions
-from mpt.model.trunk import trunk_states
 
 FORMAT_VERSION = 1
 STATES, ENTRY = "states.bin", "entry.json"
@@ -37,6 +37,24 @@ def default_folder() -> Path:
     """`MPT_CACHE`, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("MPT_CACHE") or Path(base) / "mpt") / "trunk"
+
+
+def trunk_states(backbone: Backbone, batch: Batch, depth: int, *, prompt_length: int) -> Float[Tensor, "B S H"]:
+    """Outputs of the lowest `depth` layers for a batch; the layers above do not run."""
+    trunk = backbone.trunk
+    assert trunk is not None, "the caller has looked"
+    inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+    if backbone.shifted:
+        inputs["position_ids"] = shifted_positions(backbone, batch, prompt_length)
+    backbone.injection.prompts = [None] * backbone.num_layers
+    trunk.depth, trunk.capturing = depth, True
+    try:
+        backbone.model(**inputs)
+    finally:
+        trunk.capturing = False
+    assert trunk.captured is not None, "some layer is above the trunk"
+    captured, trunk.captured = trunk.captured, None
+    return captured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +143,7 @@ class TrunkCache:
 
     def _too_large(self, needed: int) -> str:
         return (
-            f"{self.folder}: the trunk's outputs for {needed / 2**20:,.0f} MiB of text exceed the cache's "
+            f"{self.folder}: the trunk's outputs, {needed / 2**20:,.0f} MiB, exceed the cache's "
             f"{self.max_bytes / 2**20:,.0f} MiB; the lower layers are computed in every step instead. Raise "
             "backbone.trunk_cache_gib to keep them."
         )
@@ -164,20 +182,10 @@ def _computed(
     backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: int
 ) -> Iterator[tuple[int, Float[np.ndarray, "pieces H"]]]:
     """Window and its pieces' outputs, as bits, for all windows."""
-    assert backbone.trunk is not None, "the caller has looked"
-    backbone.injection.prompts = [None] * backbone.num_layers
     with torch.inference_mode():
         for windows in evaluation_batches(split, np.arange(len(split)), tokens=TOKENS):
             batch = collate(split, windows, pad=backbone.word_pieces.pad).to(backbone.device)
-            positions = shifted_positions(backbone, batch, prompt_length) if backbone.shifted else None
-            states = trunk_states(
-                backbone.model,
-                backbone.trunk,
-                depth,
-                input_ids_BS=batch.input_ids_BS,
-                attention_mask=batch.attention_mask_BS,
-                **({} if positions is None else {"position_ids": positions}),
-            )
+            states = trunk_states(backbone, batch, depth, prompt_length=prompt_length)
             bits = states.cpu().view(torch.uint16).numpy() if states.dtype == torch.bfloat16 else states.cpu().numpy()
             for row, window in enumerate(windows.tolist()):
                 yield window, bits[row, : int(split.piece_starts[window + 1] - split.piece_starts[window])]

@@ -12,7 +12,7 @@ from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.mixture import mixing_rates
-from mpt.data.tasks import load_tasks
+from mpt.data.tasks import Task, load_tasks
 from mpt.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
@@ -69,34 +69,22 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
     encoded, said = encode_tasks(tasks, backbone)
     tell(console, notices + said + claim_cores(accelerator))
-    tasks_per_step = _tasks_per_step(manifest, len(tasks), settings.training.micro_batches)
+    per_step = _tasks_per_step(manifest, len(tasks), settings.training.micro_batches)
     rates = _rates(manifest, encoded, settings)
-    plan = build_plan(encoded, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)
+    plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
     shape = prompt_shape(backbone, settings.prompt)
-    identity = identity_of(
-        backbone,
-        [shape],
-        tasks,
-        stage="pretrain",
-        settings=settings,
-        backbone_settings=settings.backbone,
-        prompt_settings=settings.prompt,
-        more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": tasks_per_step},
-    )
+    more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
+    identity = _identity(settings, backbone, shape, tasks, more)
     checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
-    encoded, said = keep_trunk(encoded, backbone, [shape], settings.backbone, accelerator)
-    tell(console, said)
     tagger = _new_tagger(backbone, shape, encoded, settings)
     console.print(describe_size(tagger), highlight=False)
     if accelerator.is_main_process:
-        if checkpoint is None:
-            contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
-            start_run_folder(folder, contents)
-        for place in (folder, folder / "checkpoints"):
-            remove_leftovers(place)
+        _open_folder(folder, settings, manifest, new=checkpoint is None)
     accelerator.wait_for_everyone()
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
+    encoded, said = keep_trunk(encoded, backbone, [shape], settings.backbone, accelerator)
+    tell(console, said)
     progress = execute(
         tagger,
         encoded,
@@ -111,6 +99,31 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     )
     accelerator.end_training()
     return _conclude(tagger, encoded, progress, folder, accelerator=accelerator, console=console)
+
+
+def _identity(
+    settings: PretrainSettings, backbone: Backbone, shape: PromptShape, tasks: list[Task], more: dict[str, Any]
+) -> dict[str, Any]:
+    return identity_of(
+        backbone,
+        [shape],
+        tasks,
+        stage="pretrain",
+        settings=settings,
+        backbone_settings=settings.backbone,
+        prompt_settings=settings.prompt,
+        more=more,
+    )
+
+
+def _open_folder(folder: Path, settings: PretrainSettings, manifest: Manifest, *, new: bool) -> None:
+    """Make the run folder, or clear what a killed process left half written in it."""
+    if new:
+        contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
+        start_run_folder(folder, contents)
+        return
+    for place in (folder, folder / "checkpoints"):
+        remove_leftovers(place)
 
 
 def _conclude(

@@ -32,7 +32,7 @@ class Workers:
             self._pool = ThreadPoolExecutor(count, thread_name_prefix="micro-batch", initializer=start)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """`function` of every item, in their order; the first exception is raised when all are done."""
+        """`function` of every item, in their order; raises what the first of them raised."""
         if self._pool is None:
             return [function(item) for item in items]
         futures = [self._pool.submit(function, item) for item in items]

@@ -6,8 +6,8 @@ from common.backbones import HIDDEN, KINDS, LAYERS
 from common.prompts import random_bank, random_batch, tagger_of
 from torch import nn
 
-from mpt.model.tagger import shifted_positions
-from mpt.model.trunk import install_trunk, trunk_states
+from mpt.model.trunk import install_trunk
+from mpt.model.trunk_cache import trunk_states
 
 LENGTHS = (9, 4, 1, 7)
 PROMPT = 3
@@ -15,16 +15,8 @@ PROMPT = 3
 
 def kept(backbone, batch, depth, *, prompt_length=PROMPT):
     """A batch with the outputs of the lowest layers."""
-    positions = {"position_ids": shifted_positions(backbone, batch, prompt_length)} if backbone.shifted else {}
     with torch.no_grad():
-        states = trunk_states(
-            backbone.model,
-            backbone.trunk,
-            depth,
-            input_ids_BS=batch.input_ids_BS,
-            attention_mask=batch.attention_mask_BS,
-            **positions,
-        )
+        states = trunk_states(backbone, batch, depth, prompt_length=prompt_length)
     return replace(batch, trunk_depth=depth, trunk_BSH=states)
 
 

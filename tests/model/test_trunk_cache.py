@@ -13,8 +13,7 @@ from mpt.data.batch import collate
 from mpt.data.sentence import Sentence
 from mpt.data.tokenization import encode
 from mpt.model import trunk_cache
-from mpt.model.trunk import trunk_states
-from mpt.model.trunk_cache import ENTRY, STATES, TrunkCache, default_folder
+from mpt.model.trunk_cache import ENTRY, STATES, TrunkCache, default_folder, trunk_states
 
 TEXTS = ("the low river", "new", "a doctor saw the new lower river in", "the newest", "in the")
 
@@ -68,13 +67,7 @@ def test_what_is_kept_is_what_the_layers_compute(load, cache, dtype, depth):
     batch = collate(replace(split, trunk=states), np.arange(len(split)), pad=backbone.word_pieces.pad)
     assert batch.trunk_depth == depth and batch.trunk_BSH.dtype == backbone.dtype
     with torch.no_grad():
-        expected = trunk_states(
-            backbone.model,
-            backbone.trunk,
-            depth,
-            input_ids_BS=batch.input_ids_BS,
-            attention_mask=batch.attention_mask_BS,
-        )
+        expected = trunk_states(backbone, batch, depth, prompt_length=3)
     mask = batch.attention_mask_BS
     tolerance = 1e-5 if dtype == "float32" else 0.05
     torch.testing.assert_close(batch.trunk_BSH[mask], expected[mask], atol=tolerance, rtol=tolerance)
