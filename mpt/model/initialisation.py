@@ -34,9 +34,13 @@ def initial_prompt(
         return noise * NORMAL_SCALES[initialisation]
     assert initialisation == "text", initialisation
     share = -(-shape.length // len(texts))
-    parts = [_text_prompt(backbone, shape, text, share, seed, number) for number, text in enumerate(texts)]
-    order = permutation(seed, "prompt", "order", count=share * len(texts))[: shape.length]
-    return torch.cat(parts, dim=3)[:, :, :, torch.from_numpy(order)]
+    order = permutation(seed, "prompt", "order", count=share * len(texts))[: shape.length].tolist()
+    # With more tasks than virtual tokens, most texts give none and are not computed.
+    parts = {
+        number: _text_prompt(backbone, shape, texts[number], share, seed, number)
+        for number in sorted({place // share for place in order})
+    }
+    return torch.stack([parts[place // share][:, :, :, place % share] for place in order], dim=3)
 
 
 def _text_prompt(

@@ -116,3 +116,14 @@ def test_text_prompts_in_bfloat16(load):
         prompts.append(initial_prompt(backbone, shape_of(backbone, 6), splits, initialisation="text", seed=0))
     assert prompts[1].dtype == torch.float32
     assert (prompts[0] - prompts[1]).norm() / prompts[0].norm() < 0.05
+
+
+def test_texts_that_give_no_virtual_token_are_not_computed(load):
+    backbone = load("bert")
+    calls = []
+    backbone.model.register_forward_pre_hook(lambda *args: calls.append(args))
+    prompt = initial_prompt(
+        backbone, shape_of(backbone, 3), encoded(backbone, TEXTS) * 20, initialisation="text", seed=0
+    )
+    assert prompt.shape[3] == 3
+    assert len(calls) == 3
