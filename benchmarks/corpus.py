@@ -11,6 +11,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 
 from mpt.data.labels import tag_list
 from mpt.data.manifest import load_manifest
@@ -114,8 +115,7 @@ def synthetic_sentences(source: str, split: str, count: int) -> list[Sentence]:
     quantiles = np.array(LENGTHS[source].split(), dtype=np.float64)
     places = uniforms(0, "lengths", source, split, count=count) * (len(quantiles) - 1)
     lengths = np.rint(np.interp(places, np.arange(len(quantiles)), quantiles)).astype(int)
-    words = np.array((PLAIN + " " + PLACES).split())
-    drawn = words[(uniforms(0, "words", source, split, count=int(lengths.sum())) * len(words)).astype(int)]
+    drawn = words_of_one_piece(f"{source} {split}", int(lengths.sum()))
     sentences = np.split(drawn, np.cumsum(lengths)[:-1])
     entities = set(PLACES.split())
     return [
@@ -127,6 +127,12 @@ def synthetic_sentences(source: str, split: str, count: int) -> list[Sentence]:
         )
         for number, sentence in enumerate(sentences, start=1)
     ]
+
+
+def words_of_one_piece(purpose: str, count: int) -> Shaped[np.ndarray, " count"]:
+    """Random words, place names among them; the purpose names the draw."""
+    words = np.array((PLAIN + " " + PLACES).split())
+    return words[(uniforms(0, "words", purpose, count=count) * len(words)).astype(int)]
 
 
 def _slice(sources: Sequence[Sequence[Sentence]], word_pieces: WordPieces, pieces: int) -> tuple[list[Sentence], int]:
