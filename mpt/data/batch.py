@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from mpt.data.plan import greedy_cuts
+from mpt.data.ragged import ranges
 from mpt.data.tokenization import EncodedSplit
 
 
@@ -57,10 +58,10 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
     columns = np.arange(longest)
     mask = columns < lengths[:, None]
     ids = np.full((len(windows), longest), pad, dtype=np.int64)
-    pieces = _ranges(split.piece_starts[windows], lengths)
+    pieces = ranges(split.piece_starts[windows], lengths)
     ids[mask] = split.pieces[pieces]
     word_counts = split.window_words[windows]
-    words = _ranges(split.word_starts[windows], word_counts)
+    words = ranges(split.word_starts[windows], word_counts)
     rows = np.repeat(np.arange(len(windows)), word_counts)
     return Batch(
         input_ids_BS=torch.from_numpy(ids),
@@ -93,10 +94,4 @@ def evaluation_batches(
 
 def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:
     """Index among the split's words of each word that a batch of these windows scores, in the batch's order."""
-    return _ranges(split.word_starts[windows], split.window_words[windows])
-
-
-def _ranges(starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " total"]:
-    """`range(start, start + length)` of every pair, one after the other."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - np.concatenate([[0], ends[:-1]]), lengths)
+    return ranges(split.word_starts[windows], split.window_words[windows])

@@ -1,10 +1,9 @@
 """A task with its splits as word pieces, ready for batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpt.data.schema import Split
-from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
 from mpt.data.tokenization import EncodedSplit, WordPieces, encode
 from mpt.errors import MptError, merged
@@ -12,24 +11,28 @@ from mpt.errors import MptError, merged
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedTask:
-    """One task as a backbone sees it.
+    """One task as a backbone sees it: arrays, and no object for a sentence.
 
     Attributes:
-        task: The task; `task.splits` holds the sentences.
+        task: The task, its sentences left out.
         splits: Its encoded splits by name.
     """
 
     task: Task
     splits: Mapping[Split, EncodedSplit]
 
-    def sentences(self, split: Split) -> Sequence[Sentence]:
-        """The sentences that an encoded split was made of."""
-        return self.task.splits[split]
+    def gold(self, split: Split, sentences: Sequence[int]) -> list[tuple[str, ...]]:
+        """The tags of some sentences."""
+        encoded, names = self.splits[split], self.task.labels
+        assert encoded.labels is not None, "a task's sentences have tags"
+        bounds = encoded.sentence_words
+        spans = ((int(bounds[sentence]), int(bounds[sentence + 1])) for sentence in sentences)
+        return [tuple(names[label] for label in encoded.labels[start:end].tolist()) for start, end in spans]
 
     def places(self, split: Split, windows: Sequence[int]) -> list[str]:
         """`file:line` of the sentences that windows are part of."""
         encoded = self.splits[split]
-        return [self.task.splits[split][encoded.sentence_of(window)].where for window in windows]
+        return [encoded.places.where(encoded.sentence_of(window)) for window in windows]
 
 
 def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[str]]:
@@ -55,4 +58,4 @@ def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[
         notices += [f'task "{task.name}" {name}: {notice}' for notice in found]
     if errors:
         raise merged(errors)
-    return EncodedTask(task=task, splits=splits), notices
+    return EncodedTask(task=replace(task, splits={}), splits=splits), notices

@@ -30,7 +30,7 @@ class Task:
         metric: What it is scored by.
         labels: The tags that its head scores. For spans O, then B- and I- of each type (BIO2), else the tags
             themselves; in declared order, or in the order of first occurrence in train.
-        splits: Sentences of the splits that were asked for.
+        splits: Sentences of the splits that were asked for; none in a task that is kept as word pieces.
         digests: SHA-256 of every file that was read, by path relative to root. Empty for data of the Hub, which the
             manifest pins.
         spec: The declaration.

@@ -6,18 +6,20 @@ word belongs to the window that shows most context on the word's shorter side. S
 after the other, are therefore the scores of its words in order: stitching is concatenation.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Int, Int32, Int64, Shaped
 
+from mpt.data.ragged import ranges, starts_of
 from mpt.data.sentence import Sentence
 from mpt.errors import DataError
 
 NOTICES_SHOWN = 3  # examples per kind of notice; the count is always given
+CHUNK = 8192  # sentences that are tokenised together; more are no faster and take more memory
 
 
 class Encoding(Protocol):
@@ -53,6 +55,29 @@ class WordPieces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where sentences come from.
+
+    Attributes:
+        paths: Files.
+        files: Index of each sentence's file among them.
+        lines: Line of its first word, counted from 1.
+    """
+
+    paths: tuple[str, ...]
+    files: Int32[np.ndarray, " sentences"]
+    lines: Int32[np.ndarray, " sentences"]
+
+    def __len__(self) -> int:
+        """Number of sentences."""
+        return len(self.lines)
+
+    def where(self, sentence: int) -> str:
+        """`file:line` of a sentence's first word."""
+        return f"{self.paths[self.files[sentence]]}:{self.lines[sentence]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrunkStates:
     """Outputs of a backbone's lower layers for every piece of a split.
 
@@ -76,6 +101,7 @@ class EncodedSplit:
         word_starts: Start of each window's words in `positions`, and the total.
         labels: Label id of every word, or None for text without labels.
         windows_of: First window of each sentence, and the total.
+        places: Where each sentence comes from.
         trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
     """
 
@@ -85,6 +111,7 @@ class EncodedSplit:
     word_starts: Int64[np.ndarray, " windows+1"]
     labels: Int32[np.ndarray, " words"] | None
     windows_of: Int64[np.ndarray, " sentences+1"]
+    places: Places
     trunk: TrunkStates | None = None
 
     def __len__(self) -> int:
@@ -100,6 +127,11 @@ class EncodedSplit:
     def window_words(self) -> Int64[np.ndarray, " windows"]:
         """Words scored in each window."""
         return np.diff(self.word_starts)
+
+    @property
+    def sentence_words(self) -> Int64[np.ndarray, " sentences+1"]:
+        """First word of each sentence, and the total."""
+        return self.word_starts[self.windows_of]
 
     def sentence_of(self, window: int) -> int:
         """Index of the sentence that a window is part of."""
@@ -129,84 +161,158 @@ def encode(
     Raises:
         DataError: A policy is "error" and a sentence or word falls under it; all of them are named, as file:line.
     """
-    builder = _Builder(word_pieces, {label: i for i, label in enumerate(labels)} if labels is not None else None)
-    encodings: Iterable[Encoding] = word_pieces.tokenizer.encode_batch(
-        [[word_pieces.before_word + word for word in sentence.words] for sentence in sentences],
-        is_pretokenized=True,
-        add_special_tokens=False,
+    findings = _Findings(room=word_pieces.room)
+    chunks = [
+        _encode_chunk(sentences[start : start + CHUNK], word_pieces, findings)
+        for start in range(0, len(sentences), CHUNK)
+    ] or [_NOTHING]
+    findings.enforce(long=long, no_piece=no_piece, has_unknown=word_pieces.unknown is not None)
+    pieces, window_pieces, positions, window_words, windows_of = map(np.concatenate, zip(*chunks, strict=True))
+    split = EncodedSplit(
+        pieces=pieces.astype(np.int32),
+        piece_starts=starts_of(window_pieces),
+        positions=positions.astype(np.int32),
+        word_starts=starts_of(window_words),
+        labels=None if labels is None else _label_ids(sentences, labels),
+        windows_of=starts_of(windows_of),
+        places=_places(sentences),
     )
-    for sentence, encoding in zip(sentences, encodings, strict=True):
-        builder.add(sentence, encoding)
-    builder.enforce(long=long, no_piece=no_piece)
-    return builder.build(), builder.notices()
+    return split, findings.notices()
 
 
-class _Builder:
-    """Collects windows and what is worth telling about them."""
+class _Chunk(NamedTuple):
+    """Some sentences as windows: the columns of an `EncodedSplit`, with lengths in place of starts."""
 
-    def __init__(self, word_pieces: WordPieces, label_ids: Mapping[str, int] | None) -> None:
-        self.word_pieces = word_pieces
-        self.label_ids = label_ids
-        self.pieces: list[int] = []
-        self.piece_starts = [0]
-        self.positions: list[int] = []
-        self.word_starts = [0]
-        self.labels: list[int] = []
-        self.windows_of = [0]
+    pieces: Int[np.ndarray, " pieces"]
+    window_pieces: Int[np.ndarray, " windows"]
+    positions: Int[np.ndarray, " words"]
+    window_words: Int[np.ndarray, " windows"]
+    windows: Int[np.ndarray, " sentences"]
+
+
+_NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 5)
+
+
+def _encode_chunk(sentences: Sequence[Sentence], word_pieces: WordPieces, findings: "_Findings") -> _Chunk:
+    """Tokenise some sentences and cut them into windows, in whole arrays."""
+    words = _Words(sentences, word_pieces, findings)
+    cover, windows_of = _cover(words.counts, words.sentence_starts, word_pieces.room)
+    first, last, begin, end = cover.T
+    piece_starts = starts_of(words.counts)
+    text = piece_starts[last] - piece_starts[first]
+    before, after = len(word_pieces.prefix), len(word_pieces.suffix)
+    window_starts = starts_of(text + before + after)
+    pieces = np.empty(window_starts[-1], dtype=np.int32)
+    shown = ranges(first, last - first)
+    pieces[ranges(window_starts[:-1] + before, text)] = words.pieces[ranges(words.starts[shown], words.counts[shown])]
+    for column, piece in enumerate(word_pieces.prefix):
+        pieces[window_starts[:-1] + column] = piece
+    for column, piece in enumerate(word_pieces.suffix):
+        pieces[window_starts[1:] - after + column] = piece
+    scored = piece_starts[1:] - 1 if word_pieces.last_piece else piece_starts[:-1]
+    positions = scored - np.repeat(piece_starts[first] - before, end - begin)
+    return _Chunk(pieces, np.diff(window_starts), positions.astype(np.int32), end - begin, windows_of)
+
+
+class _Words:
+    """The words of some sentences as word pieces.
+
+    Words of a split text do not influence each other, so each different word is tokenised once.
+
+    Attributes:
+        sentence_starts: First word of each sentence, and the total.
+        counts: Pieces of each word: at least one, at most what a window holds.
+        starts: Where they begin in `pieces`.
+        pieces: Piece ids of the different words.
+    """
+
+    def __init__(self, sentences: Sequence[Sentence], word_pieces: WordPieces, findings: "_Findings") -> None:
+        self.sentence_starts = starts_of(np.array([len(sentence.words) for sentence in sentences]))
+        numbers: dict[str, int] = {}
+        words = (numbers.setdefault(word, len(numbers)) for sentence in sentences for word in sentence.words)
+        which = np.fromiter(words, dtype=np.int64, count=self.sentence_starts[-1])
+        encoding: Encoding = word_pieces.tokenizer.encode(
+            [word_pieces.before_word + word for word in numbers], is_pretokenized=True, add_special_tokens=False
+        )
+        unknown = -1 if word_pieces.unknown is None else word_pieces.unknown
+        self.pieces = np.array([*encoding.ids, unknown], dtype=np.int32)
+        sizes = np.bincount(np.array(encoding.word_ids, dtype=np.int64), minlength=len(numbers))
+        starts = starts_of(sizes)[:-1]
+        starts[sizes == 0] = len(encoding.ids)
+        self.starts = starts[which]
+        self.counts = np.clip(sizes, 1, word_pieces.room)[which]
+        findings.add(sentences, self, sizes[which])
+
+
+def _cover(
+    counts: Int64[np.ndarray, " words"], sentence_starts: Int64[np.ndarray, " sentences+1"], room: int
+) -> tuple[Int64[np.ndarray, "windows 4"], Int64[np.ndarray, " sentences"]]:
+    """The windows of all sentences, as `windows` gives them for one, and how many each sentence has."""
+    begin, end = sentence_starts[:-1], sentence_starts[1:]
+    fits = np.add.reduceat(counts, begin) <= room
+    long = np.flatnonzero(~fits)
+    several = [np.array(windows(counts[begin[i] : end[i]], room)) + begin[i] for i in long]
+    owners = np.concatenate([np.flatnonzero(fits), np.repeat(long, [len(them) for them in several])])
+    cover = np.concatenate([np.stack([begin, end, begin, end], axis=1)[fits], *several])
+    return cover[np.argsort(owners, kind="stable")], np.bincount(owners, minlength=len(fits))
+
+
+def _label_ids(sentences: Sequence[Sentence], labels: Sequence[str]) -> Int32[np.ndarray, " words"]:
+    """Label of every word, counted by the tags alone, so that it shows when a word got no place in a window."""
+    ids = {label: i for i, label in enumerate(labels)}
+    assert all(sentence.tags is not None for sentence in sentences), "a task's sentences have tags"
+    return np.fromiter((ids[tag] for sentence in sentences for tag in sentence.tags or ()), dtype=np.int32)
+
+
+def _places(sentences: Sequence[Sentence]) -> Places:
+    """Where the sentences come from."""
+    numbers: dict[str, int] = {}
+    files = [numbers.setdefault(sentence.path, len(numbers)) for sentence in sentences]
+    lines = [sentence.lines[0] for sentence in sentences]
+    return Places(paths=tuple(numbers), files=np.array(files, dtype=np.int32), lines=np.array(lines, dtype=np.int32))
+
+
+class _Findings:
+    """What is worth telling about the windows: places of words and sentences."""
+
+    def __init__(self, *, room: int) -> None:
+        self.room = room
         self.without_piece: list[str] = []
         self.windowed: list[str] = []
         self.cut_words: list[str] = []
 
-    def add(self, sentence: Sentence, encoding: Encoding) -> None:
-        """Append one sentence's windows."""
-        words = self._pieces_of_words(sentence, encoding)
-        counts = np.array([len(word) for word in words])
-        if counts.sum() > self.word_pieces.room:
-            self.windowed.append(f"{sentence.where} ({len(words)} words, {counts.sum()} word pieces)")
-        prefix, suffix = self.word_pieces.prefix, self.word_pieces.suffix
-        for first, last, begin, end in windows(counts, self.word_pieces.room):
-            starts = np.cumsum([len(prefix), *counts[first:last]])
-            columns = starts[1:] - 1 if self.word_pieces.last_piece else starts[:-1]
-            self.positions += columns[begin - first : end - first].tolist()
-            self.pieces += [*prefix, *(piece for word in words[first:last] for piece in word), *suffix]
-            self.piece_starts.append(len(self.pieces))
-            self.word_starts.append(len(self.positions))
-        self.windows_of.append(len(self.piece_starts) - 1)
-        if self.label_ids is not None:
-            assert sentence.tags is not None, sentence.where
-            self.labels += [self.label_ids[tag] for tag in sentence.tags]
+    def add(self, sentences: Sequence[Sentence], words: _Words, sizes: Int64[np.ndarray, " words"]) -> None:
+        """Note what stands out among some sentences, given how many pieces the tokenizer made of each word."""
+        starts = words.sentence_starts
 
-    def _pieces_of_words(self, sentence: Sentence, encoding: Encoding) -> list[list[int]]:
-        """Piece ids of each word: at least one, at most what a window holds."""
-        words: list[list[int]] = [[] for _ in sentence.words]
-        for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            assert word is not None, "special tokens were asked to be left out"
-            words[word].append(piece)
-        for index, word in enumerate(words):
-            where = f"{sentence.path}:{sentence.lines[index]} {sentence.words[index]!r}"
-            if not word:
-                self.without_piece.append(where)
-                words[index] = [-1 if self.word_pieces.unknown is None else self.word_pieces.unknown]
-            elif len(word) > self.word_pieces.room:
-                self.cut_words.append(where)
-                words[index] = word[: self.word_pieces.room]
-        return words
+        def where(word: int) -> str:
+            sentence = int(np.searchsorted(starts, word, side="right")) - 1
+            it, index = sentences[sentence], word - int(starts[sentence])
+            return f"{it.path}:{it.lines[index]} {it.words[index]!r}"
 
-    def enforce(self, *, long: str, no_piece: str) -> None:
+        self.without_piece += [where(word) for word in np.flatnonzero(sizes == 0).tolist()]
+        self.cut_words += [where(word) for word in np.flatnonzero(sizes > self.room).tolist()]
+        totals = np.add.reduceat(words.counts, starts[:-1])
+        self.windowed += [
+            f"{sentences[i].where} ({len(sentences[i].words)} words, {totals[i]} word pieces)"
+            for i in np.flatnonzero(totals > self.room).tolist()
+        ]
+
+    def enforce(self, *, long: str, no_piece: str, has_unknown: bool) -> None:
         """Raise for what the task's policies forbid."""
         problems = []
-        if no_piece == "error" or self.word_pieces.unknown is None:
+        if no_piece == "error" or not has_unknown:
             remedy = (
-                ", and has no unknown piece to stand in for it. Remove the word from the file"
-                if self.word_pieces.unknown is None
-                else ". Remove the word from the file, or set no_piece: unknown"
+                ". Remove the word from the file, or set no_piece: unknown"
+                if has_unknown
+                else ", and has no unknown piece to stand in for it. Remove the word from the file"
             )
             problems += [
                 f"{where}: the tokenizer turns this word into no word piece{remedy}" for where in self.without_piece
             ]
         if long == "error":
             problems += [
-                f"{where}: sentence is longer than the {self.word_pieces.room} word pieces the backbone takes. "
+                f"{where}: sentence is longer than the {self.room} word pieces the backbone takes. "
                 "Split it, or set long: window"
                 for where in [*self.windowed, *self.cut_words]
             ]
@@ -216,24 +322,13 @@ class _Builder:
     def notices(self) -> list[str]:
         """What the user should know, one line a kind."""
         kinds = (
-            (self.windowed, f"sentences longer than {self.word_pieces.room} word pieces, read in overlapping windows"),
+            (self.windowed, f"sentences longer than {self.room} word pieces, read in overlapping windows"),
             (self.without_piece, "words without a word piece, read as the unknown piece"),
-            (self.cut_words, f"words longer than {self.word_pieces.room} word pieces, only their first pieces read"),
+            (self.cut_words, f"words longer than {self.room} word pieces, only their first pieces read"),
         )
         return [
             f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
         ]
-
-    def build(self) -> EncodedSplit:
-        """The collected windows as arrays."""
-        return EncodedSplit(
-            pieces=np.array(self.pieces, dtype=np.int32),
-            piece_starts=np.array(self.piece_starts, dtype=np.int64),
-            positions=np.array(self.positions, dtype=np.int32),
-            word_starts=np.array(self.word_starts, dtype=np.int64),
-            labels=np.array(self.labels, dtype=np.int32) if self.label_ids is not None else None,
-            windows_of=np.array(self.windows_of, dtype=np.int64),
-        )
 
 
 def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, int, int, int]]:

@@ -9,7 +9,6 @@ from jaxtyping import Float32, Int64
 from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.encoded import EncodedTask
 from mpt.data.schema import Split
-from mpt.data.sentence import Sentence
 from mpt.data.tokenization import EncodedSplit
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.metrics import Score, score
@@ -64,10 +63,10 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: 
         split: "dev" or "test".
         limit: Score a fixed random sample of this many sentences; None scores all.
     """
-    gold = encoded.sentences(split)
-    chosen = np.arange(len(gold))
-    if limit is not None and limit < len(gold):
-        chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=len(gold))[:limit])
+    count = len(encoded.splits[split].places)
+    chosen = np.arange(count)
+    if limit is not None and limit < count:
+        chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=count)[:limit])
     predicted = predict_split(
         tagger,
         encoded.task.name,
@@ -75,7 +74,7 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: 
         span_task=encoded.task.metric == "span_f1",
         sentences=chosen,
     )
-    return score(encoded.task.metric, [_gold(gold[i]) for i in chosen.tolist()], predicted, encoded.task.labels)
+    return score(encoded.task.metric, encoded.gold(split, chosen.tolist()), predicted, encoded.task.labels)
 
 
 def evaluate_tasks(
@@ -83,8 +82,3 @@ def evaluate_tasks(
 ) -> Mapping[str, Score]:
     """Score every task on a split, by name."""
     return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit) for encoded in tasks}
-
-
-def _gold(sentence: Sentence) -> tuple[str, ...]:
-    assert sentence.tags is not None, f"{sentence.where} was read without tags"
-    return sentence.tags

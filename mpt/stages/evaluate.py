@@ -74,7 +74,8 @@ def evaluate(
     )
     print_report(report, console)
     if other is not None:
-        _print_comparison(saved, other, encoded, split, console)
+        theirs, _ = encode_tasks(loaded, other.tagger.backbone)
+        _print_comparison(saved, encoded, other, theirs, split, console)
     if out is not None:
         replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
         replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
@@ -99,24 +100,29 @@ def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
 
 
 def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskReport:
-    words = sum(len(sentence.words) for sentence in encoded.sentences(split))
+    labels = encoded.splits[split].labels
+    assert labels is not None, "a task's sentences have tags"
     return TaskReport(
         task=encoded.task.name,
         split=split,
         score=evaluate_task(saved.tagger, encoded, split),
         windows=len(encoded.splits[split]),
-        unseen_words=words - len(encoded.splits[split].positions),
+        unseen_words=len(labels) - len(encoded.splits[split].positions),
         digests=encoded.task.digests,
     )
 
 
 def _print_comparison(
-    saved: SavedModel, other: SavedModel, tasks: Sequence[EncodedTask], split: Split, console: Console
+    saved: SavedModel,
+    tasks: Sequence[EncodedTask],
+    other: SavedModel,
+    other_tasks: Sequence[EncodedTask],
+    split: Split,
+    console: Console,
 ) -> None:
     """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
     console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
-    theirs, _ = encode_tasks([encoded.task for encoded in tasks], other.tagger.backbone)
-    for mine, yours in zip(tasks, theirs, strict=True):
+    for mine, yours in zip(tasks, other_tasks, strict=True):
         result = paired_bootstrap(_counts(saved, mine, split), _counts(other, yours, split))
         console.print(
             f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
@@ -128,4 +134,4 @@ def _print_comparison(
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Int[np.ndarray, "N 3"]:
     task = encoded.task
     predicted = predict_split(saved.tagger, task.name, encoded.splits[split], span_task=task.metric == "span_f1")
-    return sentence_counts(task.metric, [sentence.tags or () for sentence in encoded.sentences(split)], predicted)
+    return sentence_counts(task.metric, encoded.gold(split, range(len(predicted))), predicted)

@@ -214,8 +214,9 @@ def own_world(world, tmp_path):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step works with: the tasks of the mixture, encoded, and a model over them."""
+    """What a step works with: the tasks of the mixture, as sentences and encoded, and a model over them."""
 
+    loaded: list
     tasks: list
     tagger: object
     accelerator: object
@@ -248,14 +249,15 @@ def make_parts(world, *, dropout=0.0):
     from mpt.stages.assembly import encode_tasks, prompt_shape
 
     backbone = load_backbone(str(world.backbone), dtype="float32")
-    tasks, _ = encode_tasks(load_tasks(load_manifest(world.data / "mixture.yaml"))[0], backbone)
+    loaded, _ = load_tasks(load_manifest(world.data / "mixture.yaml"))
+    tasks, _ = encode_tasks(loaded, backbone)
     shape = prompt_shape(backbone, PromptSettings(length=3))
     prompt = initial_prompt(backbone, shape, [tasks[0].splits["train"]], initialisation="text", seed=0)
     heads = {
         one.task.name: TokenHead(32, one.task.labels, seed=0, task=one.task.name, dropout=dropout) for one in tasks
     }
     tagger = Tagger(backbone, PromptBank([prompt], [shape], dropout=dropout), heads)
-    return Parts(tasks=tasks, tagger=tagger, accelerator=Accelerator(cpu=True))
+    return Parts(loaded=loaded, tasks=tasks, tagger=tagger, accelerator=Accelerator(cpu=True))
 
 
 def state_bytes(tagger):

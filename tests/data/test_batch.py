@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpt.data.batch import collate, evaluation_batches, word_rows
-from mpt.data.tokenization import EncodedSplit
+from mpt.data.tokenization import EncodedSplit, Places
 
 PAD = 99
 
@@ -24,6 +24,11 @@ def split_of(*windows, labelled=True):
         word_starts=starts([len(words) for _, words in windows]),
         labels=np.arange(len(columns), dtype=np.int32) if labelled else None,
         windows_of=np.arange(len(windows) + 1),
+        places=Places(
+            paths=("f.txt",),
+            files=np.zeros(len(windows), dtype=np.int32),
+            lines=np.arange(len(windows), dtype=np.int32),
+        ),
     )
 
 

@@ -44,7 +44,9 @@ def test_every_split_is_encoded_with_the_labels_of_the_task(bert):
     assert list(encoded.splits) == ["train", "dev"] and notices == []
     assert encoded.splits["train"].labels.tolist() == [0, 0, 1]
     assert encoded.splits["dev"].labels.tolist() == [2]
-    assert encoded.sentences("dev") is dev
+    assert encoded.gold("dev", [0]) == [("I-X",)]
+    assert encoded.gold("train", [1, 0]) == [("B-X",), ("O", "O")]
+    assert encoded.task.splits == {}, "the sentences themselves are let go"
 
 
 def test_places_name_the_sentence_of_a_window(bert):

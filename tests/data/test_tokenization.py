@@ -8,6 +8,7 @@ from common.backbones import KINDS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mpt.data import tokenization
 from mpt.data.readers import read_sentences
 from mpt.data.sentence import Sentence
 from mpt.data.source import SourceFormat
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 LABELS = ("O", "B-X", "I-X")
 TEXT = ("The", "lowest", "river", "is", "not", "low", ",", "Don't", "U.S.", "42", "in-low", "low")
 BYTE_LEVEL = ("roberta", "modernbert", "llama", "qwen2")
+SPLIT_TEXT = {"is_pretokenized": True, "add_special_tokens": False}
 
 
 def sentence(*words, tags=None, line=1):
@@ -269,3 +271,29 @@ def test_a_special_piece_in_the_text_is_text(load, kind):
     (special,) = pieces.suffix
     split, _ = encode([sentence("low", word, "low")], pieces, LABELS)
     assert pieces_of(split, 0).count(special) == 1
+
+
+def test_chunks_leave_no_trace(bert, monkeypatch):
+    """Sentences are tokenised some thousands at a time; how many changes no array and no notice."""
+    texts = [["low"], ["new"] * 30, ["\u200b", "lowest"], ["x" * 20, "the"], ["Don't"], ["low"] * 17, ["in"]]
+    sentences = [sentence(*words, tags=("B-X",) * len(words), line=9 * i + 1) for i, words in enumerate(texts)]
+    sentences[4] = replace(sentences[4], path="other.txt")
+    word_pieces = replace(bert, room=8)
+    whole, told = encode(sentences, word_pieces, LABELS)
+    assert len(told) == 3
+    for chunk in (1, 2, 3):
+        monkeypatch.setattr(tokenization, "CHUNK", chunk)
+        split, notices = encode(sentences, word_pieces, LABELS)
+        assert notices == told
+        for name in ("pieces", "piece_starts", "positions", "word_starts", "labels", "windows_of"):
+            np.testing.assert_array_equal(getattr(split, name), getattr(whole, name), strict=True)
+        assert [split.places.where(i) for i in range(7)] == [it.where for it in sentences]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_of_a_word_do_not_depend_on_its_neighbours(load, kind):
+    """What lets each different word be tokenised once."""
+    word_pieces = load(kind).word_pieces
+    alone = [word_pieces.tokenizer.encode([word_pieces.before_word + word], **SPLIT_TEXT).ids for word in TEXT]
+    together = word_pieces.tokenizer.encode([word_pieces.before_word + word for word in TEXT], **SPLIT_TEXT)
+    assert together.ids == [piece for pieces in alone for piece in pieces]

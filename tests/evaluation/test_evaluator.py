@@ -22,7 +22,7 @@ def parts(world):
 
 def long_task(parts, words=40):
     """The places task with one sentence of several windows among short ones in dev."""
-    task = parts.tasks[1].task
+    task = parts.loaded[1]
     names = ("Ada", "Kiev", "in", "Bob")
     long = Sentence(
         words=tuple(names[i % 4] for i in range(words)),
@@ -41,7 +41,8 @@ def long_task(parts, words=40):
 def test_every_word_of_every_sentence_has_one_row_of_scores(parts):
     encoded = long_task(parts)
     scores = word_scores(parts.tagger, "places", encoded.splits["dev"], np.arange(7))
-    assert [len(one) for one in scores] == [len(sentence.words) for sentence in encoded.sentences("dev")]
+    lengths = [len(sentence.words) for sentence in parts.loaded[1].splits["dev"][:6]]
+    assert [len(one) for one in scores] == [*lengths[:3], 40, *lengths[3:]]
     assert all(one.shape[1] == len(parts.tagger.head("places").labels) for one in scores)
 
 
@@ -79,7 +80,7 @@ def test_nothing_to_tag_gives_nothing(parts):
 
 def test_a_score_is_gold_against_decoded_tags(parts):
     encoded = parts.tasks[1]
-    split, gold = encoded.splits["dev"], encoded.sentences("dev")
+    split, gold = encoded.splits["dev"], parts.loaded[1].splits["dev"]
     scores = word_scores(parts.tagger, "places", split, np.arange(len(gold)))
     tags = decode_many(scores, encoded.task.labels, True)
     expected = score("span_f1", [sentence.tags for sentence in gold], tags, encoded.task.labels)
@@ -89,7 +90,7 @@ def test_a_score_is_gold_against_decoded_tags(parts):
 def test_words_with_a_tag_each_are_scored_by_accuracy(parts):
     encoded = parts.tasks[2]
     tags = predict_split(parts.tagger, "words", encoded.splits["dev"], span_task=False)
-    gold = [sentence.tags for sentence in encoded.sentences("dev")]
+    gold = [sentence.tags for sentence in parts.loaded[2].splits["dev"]]
     right = sum(g == t for one, other in zip(gold, tags, strict=True) for g, t in zip(one, other, strict=True))
     found = evaluate_task(parts.tagger, encoded, "dev")
     assert found.metric == "accuracy"
@@ -99,7 +100,7 @@ def test_words_with_a_tag_each_are_scored_by_accuracy(parts):
 def test_a_long_sentence_counts_whole(parts):
     encoded = long_task(parts)
     found = evaluate_task(parts.tagger, encoded, "dev")
-    words = sum(len(sentence.words) for sentence in encoded.sentences("dev"))
+    words = 40 + sum(len(sentence.words) for sentence in parts.loaded[1].splits["dev"][:6])
     assert (found.sentences, found.words) == (7, words)
 
 
@@ -108,7 +109,9 @@ def test_a_limit_scores_a_fixed_sample(parts):
     sample = evaluate_task(parts.tagger, encoded, "dev", limit=10)
     assert sample.sentences == 10
     assert evaluate_task(parts.tagger, encoded, "dev", limit=10) == sample
-    assert sample.words != sum(len(sentence.words) for sentence in encoded.sentences("dev")[:10]), "not the first ten"
+    assert sample.words != sum(len(sentence.words) for sentence in parts.loaded[1].splits["dev"][:10]), (
+        "not the first ten"
+    )
     whole = evaluate_task(parts.tagger, encoded, "dev")
     assert evaluate_task(parts.tagger, encoded, "dev", limit=30) == whole
     assert evaluate_task(parts.tagger, encoded, "dev", limit=999) == whole

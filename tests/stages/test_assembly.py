@@ -105,10 +105,10 @@ def test_opening_a_backbone_probes_it(world, tmp_path, monkeypatch):
     assert probed == [backbone]
 
 
-def test_problems_of_all_tasks_are_raised_at_once(parts):
+def test_problems_of_all_tasks_are_raised_at_once(world, parts):
     from dataclasses import replace
 
-    strict = [replace(one.task, spec=one.task.spec.model_copy(update={"long": "error"})) for one in parts.tasks[:2]]
+    strict = [replace(one, spec=one.spec.model_copy(update={"long": "error"})) for one in make_parts(world).loaded[:2]]
     for task in strict:
         long = replace(task.splits["train"][0], words=("Ada",) * 99, tags=("O",) * 99, lines=tuple(range(1, 100)))
         task.splits["train"] = (long,)

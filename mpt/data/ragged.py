@@ -1,0 +1,15 @@
+"""Rows of unequal length, laid end to end in one flat array."""
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+
+def starts_of(lengths: Int[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows+1"]:
+    """Where each row starts, and the total."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def ranges(starts: Int64[np.ndarray, " rows"], lengths: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " total"]:
+    """`range(start, start + length)` of every row, one after the other."""
+    before = starts_of(lengths)
+    return np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
