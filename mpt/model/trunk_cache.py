@@ -1,14 +1,11 @@
-"""Outputs of the frozen trunk on disk: computed once for a text, verified whenever they are used.
+"""Outputs of the frozen trunk on disk: computed once for a text.
 
-An entry is a folder named by what its content is a function of: backbone, depth, positions, type, versions of the
-libraries and the word pieces themselves. It is written elsewhere and renamed, so that several processes may share a
-cache and a crash leaves nothing that is taken for an entry. A cache that cannot be used costs time, never a result.
+An entry of this cache is a function of backbone, depth, positions, type, versions of the libraries and the word pieces
+themselves.
 """
 
 import hashlib
-import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +19,22 @@ from torch import Tensor
 
 from mpt.data.batch import Batch, collate, evaluation_batches
 from mpt.data.tokenization import EncodedSplit, TrunkStates
-from mpt.files import TEMPORARY, TRASH, published_folder, remove_folder, sha256_file, to_json, write_durable
+from mpt.disk_cache import ENTRY, DiskCache
+from mpt.disk_cache import default_folder as cache_folder
 from mpt.model.backbone import Backbone
 from mpt.model.tagger import shifted_positions
 
-FORMAT_VERSION = 1
-STATES, ENTRY = "states.bin", "entry.json"
+__all__ = ["ENTRY", "STATES", "TrunkCache", "default_folder", "trunk_states"]
+
+FORMAT_VERSION = 2
+STATES = "states.bin"
 TOKENS = 4096  # positions of a batch, padding included
-STALE_SECONDS = 24 * 3600  # a temporary folder older than this belongs to nobody
 BITS = {torch.bfloat16: np.uint16, torch.float32: np.float32}
 
 
 def default_folder() -> Path:
-    """`MPT_CACHE`, or the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MPT_CACHE") or Path(base) / "mpt") / "trunk"
+    """Where trunk outputs are kept, unless told."""
+    return cache_folder("trunk")
 
 
 def trunk_states(backbone: Backbone, batch: Batch, depth: int, *, prompt_length: int) -> Float[Tensor, "B S H"]:
@@ -84,69 +82,38 @@ class TrunkCache:
             The outputs, or None when they cannot be kept, and notices that say why.
         """
         about = _about(backbone, split, depth, prompt_length)
-        path = self.folder / hashlib.sha256(to_json(about)).hexdigest()
-        notices: list[str] = []
-        try:
-            if path.exists() and not _is_whole(path, about):
-                notices.append(f"{path}: this entry of the trunk cache is damaged; it is computed anew.")
-                remove_folder(path)
-            if not path.exists():
-                needed = len(split.pieces) * backbone.hidden_size * BITS[backbone.dtype]().itemsize
-                if needed > self.max_bytes:
-                    return None, [*notices, self._too_large(needed)]
-                self._make_room(needed)
-                self._write(path, about, backbone, split, depth, prompt_length)
-            os.utime(path / ENTRY)
-            values = np.memmap(path / STATES, dtype=BITS[backbone.dtype], mode="r").reshape(-1, backbone.hidden_size)
-        except OSError as error:
-            problem = f"{self.folder}: the trunk cache cannot be used ({error.strerror or error})"
-            return None, [*notices, f"{problem}; the lower layers are computed in every step instead."]
-        return TrunkStates(depth=depth, values=values), notices
-
-    def _write(
-        self, path: Path, about: dict[str, Any], backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: int
-    ) -> None:
-        """Compute an entry and publish it; another process may be first, which is as good."""
-        try:
-            with published_folder(path) as temporary:
-                with (temporary / STATES).open("xb") as file:
-                    for window, values in _computed(backbone, split, depth, prompt_length):
-                        file.seek(int(split.piece_starts[window]) * values.strides[0])
-                        file.write(values.tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-                digest = sha256_file(temporary / STATES)
-                write_durable(temporary / ENTRY, to_json({**about, "states_sha256": digest}))
-        except OSError:
-            if not path.exists():
-                raise
-
-    def _make_room(self, needed: int) -> None:
-        """Remove what nobody writes any more, then the longest unused entries until the new one fits."""
-        if not self.folder.is_dir():
-            return
-        entries: list[tuple[float, int, Path]] = []
-        for path in self.folder.iterdir():
-            age = time.time() - path.stat().st_mtime
-            if path.name.startswith((TEMPORARY, TRASH)):
-                if age > STALE_SECONDS:
-                    remove_folder(path)
-            elif (path / ENTRY).is_file():
-                size = sum(file.stat().st_size for file in path.iterdir())
-                entries.append(((path / ENTRY).stat().st_mtime, size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if total + needed <= self.max_bytes:
-                break
-            remove_folder(path)
-            total -= size
-
-    def _too_large(self, needed: int) -> str:
-        return (
-            f"{self.folder}: the trunk's outputs, {needed / 2**20:,.0f} MiB, exceed the cache's "
-            f"{self.max_bytes / 2**20:,.0f} MiB; the lower layers are computed in every step instead. Raise "
-            "backbone.trunk_cache_gib to keep them."
+        cache = DiskCache(
+            folder=self.folder,
+            max_bytes=self.max_bytes,
+            name="trunk cache",
+            content="the trunk's outputs",
+            instead="the lower layers are computed in every step instead",
+            setting="backbone.trunk_cache_gib",
         )
+
+        def read(path: Path) -> TrunkStates:
+            values = np.memmap(path / STATES, dtype=BITS[backbone.dtype], mode="r")
+            return TrunkStates(depth=depth, values=values.reshape(-1, backbone.hidden_size))
+
+        def write(path: Path) -> None:
+            _write(path / STATES, backbone, split, depth, prompt_length)
+
+        states, notices = cache.find(about, read)
+        if states is None:
+            size = len(split.pieces) * backbone.hidden_size * BITS[backbone.dtype]().itemsize
+            states, said = cache.add(about, size, write, read)
+            notices += said
+        return states, list(dict.fromkeys(notices))
+
+
+def _write(path: Path, backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: int) -> None:
+    """Compute the outputs into a file."""
+    with path.open("xb") as file:
+        for window, values in _computed(backbone, split, depth, prompt_length):
+            file.seek(int(split.piece_starts[window]) * values.strides[0])
+            file.write(values.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _about(backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: int) -> dict[str, Any]:
@@ -167,15 +134,6 @@ def _about(backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: i
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _is_whole(path: Path, about: dict[str, Any]) -> bool:
-    try:
-        entry = json.loads((path / ENTRY).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    digest = entry.pop("states_sha256", None) if isinstance(entry, dict) else None
-    return entry == about and (path / STATES).is_file() and sha256_file(path / STATES) == digest
 
 
 def _computed(
