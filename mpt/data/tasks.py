@@ -5,7 +5,8 @@ declared to come out of train, and says what it did in notices.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mpt.data.files import find_files, verify_digests
 from mpt.data.hub import read_hub
@@ -65,7 +66,7 @@ def load_tasks(
     errors: list[MptError] = []
     tasks: list[Task] = []
     notices: list[str] = []
-    for name in manifest.tasks if names is None else _in_order(manifest, names):
+    for name in chosen_names(manifest, names):
         try:
             task, said = load_task(manifest, name, splits=splits)
         except MptError as error:
@@ -81,7 +82,8 @@ def load_tasks(
 def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("train", "dev")) -> tuple[Task, list[str]]:
     """Load one task; see `load_tasks`. Train is always read, since labels may come from it."""
     spec = manifest.spec(name)
-    sentences, digests = _read(manifest, name, _to_read(spec, splits))
+    files, digests = task_files(manifest, name, splits)
+    sentences = _read(spec, files, _to_read(spec, splits))
     notices = _unmet_marks(sentences, spec)
     notices += rename_labels(sentences, spec)
     kinds = label_kinds(manifest, name, sentences["train"])
@@ -91,17 +93,60 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     empty = [split for split in splits if split in sentences and not sentences[split]]
     if empty:
         raise DataError(f"{manifest.locate('tasks', name)}: no sentence is left in {', '.join(empty)}.")
-    task = Task(
+    task = make_task(name, spec, labels=tag_list(kinds, spec), digests=digests)
+    wanted = {split: tuple(sentences[split]) for split in SPLITS if split in splits and split in sentences}
+    return replace(task, splits=wanted), [f"{name}: {notice}" for notice in notices]
+
+
+def make_task(name: str, spec: TaskSpec, *, labels: Sequence[str], digests: Mapping[str, str]) -> Task:
+    """A task as declared, without its sentences."""
+    return Task(
         name=name,
         family=spec.family,
         scheme=spec.tag_scheme,
         metric=spec.metric,
-        labels=tag_list(kinds, spec),
-        splits={split: tuple(sentences[split]) for split in SPLITS if split in splits and split in sentences},
+        labels=tuple(labels),
+        splits={},
         digests=digests,
         spec=spec,
     )
-    return task, [f"{name}: {notice}" for notice in notices]
+
+
+def task_files(
+    manifest: Manifest, name: str, splits: Sequence[Split]
+) -> tuple[dict[Split, dict[str, Path]], dict[str, str]]:
+    """Find the files behind some splits of a task and hash them.
+
+    Returns:
+        Files of each split, and the SHA-256 of every file, both by path relative to root; nothing for data of the Hub.
+
+    Raises:
+        MptError: A file is not there, or is not what the manifest says.
+    """
+    spec = manifest.spec(name)
+    if spec.hub is not None:
+        return {}, {}
+    files = find_files(manifest, name, _to_read(spec, splits))
+    return files, verify_digests(manifest, name, files)
+
+
+def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
+    """Names of tasks in the order of the manifest; None is all that are enabled.
+
+    Raises:
+        ManifestError: With all names that are no tasks.
+    """
+    if names is None:
+        return list(manifest.tasks)
+    errors: list[MptError] = []
+    for name in names:
+        try:
+            manifest.spec(name)
+        except MptError as error:
+            errors.append(error)
+    if errors:
+        raise merged(errors)
+    return [name for name in manifest.tasks if name in names]
 
 
 def source_format(spec: TaskSpec) -> SourceFormat:
@@ -124,31 +169,16 @@ def source_format(spec: TaskSpec) -> SourceFormat:
     )
 
 
-def _in_order(manifest: Manifest, names: Sequence[str]) -> list[str]:
-    errors: list[MptError] = []
-    for name in names:
-        try:
-            manifest.spec(name)
-        except MptError as error:
-            errors.append(error)
-    if errors:
-        raise merged(errors)
-    return [name for name in manifest.tasks if name in names]
-
-
 def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     """Train, and those of the wanted splits that have a source of their own."""
     source = spec.files or spec.hub
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def _read(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[Sentences, dict[str, str]]:
-    spec = manifest.spec(name)
+def _read(spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]) -> Sentences:
     source = source_format(spec)
     if spec.hub is not None:
-        return {split: read_hub(spec.hub, split, source) for split in splits}, {}
-    files = find_files(manifest, name, splits)
-    digests = verify_digests(manifest, name, files)
+        return {split: read_hub(spec.hub, split, source) for split in splits}
     sentences: Sentences = {split: [] for split in splits}
     errors: list[MptError] = []
     for split, found in files.items():
@@ -159,7 +189,7 @@ def _read(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[Sente
                 errors.append(error)
     if errors:
         raise merged(errors)
-    return sentences, digests
+    return sentences
 
 
 def _unmet_marks(sentences: Sentences, spec: TaskSpec) -> list[str]:

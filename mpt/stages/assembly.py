@@ -31,7 +31,8 @@ from mpt.training.loop import Progress, Run, train
 from mpt.training.runlog import RunLog
 from mpt.training.workers import Workers, cpu_workers
 
-PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib"}  # no part of an identity
+# No part of an identity.
+PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
 TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
 PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 

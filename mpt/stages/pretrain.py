@@ -12,7 +12,7 @@ from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.mixture import mixing_rates
-from mpt.data.tasks import Task, load_tasks
+from mpt.data.tasks import Task, chosen_names
 from mpt.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
@@ -29,7 +29,6 @@ from mpt.stages.assembly import (
     cost_of,
     describe_cost,
     describe_size,
-    encode_tasks,
     execute,
     identity_of,
     keep_trunk,
@@ -39,6 +38,7 @@ from mpt.stages.assembly import (
     start_run_folder,
     tell,
 )
+from mpt.stages.inputs import open_tasks
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.loop import Progress
@@ -64,17 +64,17 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     accelerator = build_accelerator(folder, settings.trackers)
     console = speaker(accelerator, console)
     manifest = load_manifest(settings.manifest)
-    tasks, notices = load_tasks(manifest, names=settings.tasks or None)
-    _check_selection(settings, [task.name for task in tasks])
+    names = chosen_names(manifest, settings.tasks or None)
+    _check_selection(settings, names)
     backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
-    encoded, said = encode_tasks(tasks, backbone)
-    tell(console, notices + said + claim_cores(accelerator))
-    per_step = _tasks_per_step(manifest, len(tasks), settings.training.micro_batches)
+    encoded, notices = open_tasks(manifest, names, backbone, settings.backbone, accelerator)
+    tell(console, notices + claim_cores(accelerator))
+    per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
     rates = _rates(manifest, encoded, settings)
     plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
     shape = prompt_shape(backbone, settings.prompt)
     more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
-    identity = _identity(settings, backbone, shape, tasks, more)
+    identity = _identity(settings, backbone, shape, [one.task for one in encoded], more)
     checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
     tagger = _new_tagger(backbone, shape, encoded, settings)
     console.print(describe_size(tagger), highlight=False)

@@ -7,6 +7,7 @@ import pytest
 from common.runs import files_of, run_pretrain, write_bert
 from rich.console import Console
 
+from mpt.data import text_cache
 from mpt.errors import CheckpointError, ConfigError, ManifestError
 from mpt.training import loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
@@ -282,7 +283,7 @@ def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, t
     upper = {"prompt__layers": (1,), "prompt__length": 4}
     monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
     run_pretrain(world, tmp_path / "computed", backbone__trunk_cache_gib=0.0, **upper)
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "trunk").exists()
     run_pretrain(world, tmp_path / "kept", **upper)
     assert len(list((tmp_path / "cache" / "trunk").iterdir())) == 6, "train and dev of three tasks"
     np.testing.assert_allclose(
@@ -309,3 +310,32 @@ def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
     run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,))
     said = [line for line in console.export_text().splitlines() if "trunk cache" in line]
     assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
+
+
+def test_a_kept_text_changes_the_start_and_nothing_else(world, straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+    runs = {"read": tmp_path / "read", "made": tmp_path / "made", "kept": tmp_path / "kept"}
+    run_pretrain(world, runs["read"], backbone__text_cache_gib=0.0)
+    assert not (tmp_path / "cache").exists()
+    run_pretrain(world, runs["made"])
+    assert len(list((tmp_path / "cache" / "text").iterdir())) == 3, "three tasks"
+    monkeypatch.setattr(text_cache, "load_task", None)
+    run_pretrain(world, runs["kept"])
+    for folder in runs.values():
+        (folder / "config.yaml").write_bytes((straight / "config.yaml").read_bytes())
+        assert without_times(folder) == without_times(straight)
+
+
+def test_a_text_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "file"))
+    console = Console(record=True, width=400)
+    run_pretrain(world, tmp_path / "run", console=console)
+    (said,) = [line for line in console.export_text().splitlines() if "text cache" in line]
+    assert "cannot be used (Not a directory); every start reads and tokenises the text anew." in said
+
+
+def test_a_run_may_be_resumed_without_its_kept_text(world, straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    run_pretrain(world, tmp_path / "run", resume=True, backbone__text_cache_gib=0.0)
+    assert without_times(tmp_path / "run") == without_times(straight)

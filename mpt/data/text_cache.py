@@ -1,0 +1,189 @@
+"""Tasks as word pieces on disk: a text is read and tokenised once, whatever the number of runs over it.
+
+An entry is one task. It is a function of the task's files (their SHA-256), of its declaration, of the tokenizer and of
+the code that reads and tokenises, so nothing has to be emptied when one of them changes. What a run holds of it is
+mapped into memory: pages that training touches, shared by the processes of a machine.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.manifest import Manifest
+from mpt.data.schema import SPLITS, Split, TaskSpec
+from mpt.data.tasks import chosen_names, load_task, make_task, task_files
+from mpt.data.tokenization import EncodedSplit, Places, WordPieces
+from mpt.disk_cache import DiskCache
+from mpt.errors import MptError, merged
+from mpt.files import write_durable
+
+TEXT = "text.safetensors"
+ARRAYS = ("pieces", "piece_starts", "positions", "word_starts", "labels", "windows_of")
+UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"}
+"""Fields of a declaration that change nothing of what is read."""
+
+_Arrays = dict[str, Int[np.ndarray, " n"]]
+
+
+def text_cache(folder: Path, max_bytes: int) -> DiskCache:
+    """The cache of this kind in a folder."""
+    return DiskCache(
+        folder=folder,
+        max_bytes=max_bytes,
+        name="text cache",
+        content="a task's word pieces",
+        instead="every start reads and tokenises the text anew",
+        setting="backbone.text_cache_gib",
+    )
+
+
+def read_tasks(
+    manifest: Manifest,
+    word_pieces: WordPieces,
+    *,
+    names: Sequence[str] | None = None,
+    splits: Sequence[Split] = ("train", "dev"),
+    kept: DiskCache | None = None,
+) -> tuple[list[EncodedTask], list[str]]:
+    """Load tasks of a manifest as word pieces, one after the other: only one is ever held as sentences.
+
+    Args:
+        manifest: Declares them.
+        word_pieces: The backbone's tokenizer.
+        names: Which of them; None is all that are enabled.
+        splits: Which splits. A test split that a task does not declare is left out of that task.
+        kept: Where tasks are kept; None reads and tokenises every time.
+
+    Returns:
+        The tasks in the order of the manifest, and what a user should know about them.
+
+    Raises:
+        MptError: With the problems of all tasks and all files.
+    """
+    errors: list[MptError] = []
+    tasks: list[EncodedTask] = []
+    notices: list[str] = []
+    for name in chosen_names(manifest, names):
+        try:
+            task, said = (
+                _encoded(manifest, name, splits, word_pieces)
+                if kept is None
+                else _kept(manifest, name, splits, word_pieces, kept)
+            )
+        except MptError as error:
+            errors.append(error)
+        else:
+            tasks.append(task)
+            notices += said
+    if errors:
+        raise merged(errors)
+    return tasks, list(dict.fromkeys(notices))
+
+
+def _encoded(
+    manifest: Manifest, name: str, splits: Sequence[Split], word_pieces: WordPieces
+) -> tuple[EncodedTask, list[str]]:
+    task, notices = load_task(manifest, name, splits=splits)
+    encoded, said = encode_task(task, word_pieces)
+    return encoded, notices + said
+
+
+def _kept(
+    manifest: Manifest, name: str, splits: Sequence[Split], word_pieces: WordPieces, kept: DiskCache
+) -> tuple[EncodedTask, list[str]]:
+    """The task of an entry, made now if need be."""
+    _, digests = task_files(manifest, name, splits)
+    about = _about(manifest, name, splits, digests, word_pieces)
+    read = partial(_read, name=name, spec=manifest.spec(name), digests=digests)
+    found, troubles = kept.find(about, read)
+    if found is not None:
+        return found[0], found[1] + troubles
+    task, notices = _encoded(manifest, name, splits, word_pieces)
+    if task_files(manifest, name, splits)[1] == digests:  # nobody wrote to a file since it was hashed
+        content = _content(task, notices)
+        entry, said = kept.add(about, len(content), partial(_write, content=content), read)
+        troubles += said
+        if entry is not None:
+            task = entry[0]
+    return task, [*notices, *troubles]
+
+
+def _about(
+    manifest: Manifest, name: str, splits: Sequence[Split], digests: dict[str, str], word_pieces: WordPieces
+) -> dict[str, Any]:
+    """Everything that an entry's content is a function of; the root is in it because places and notices name files."""
+    tokenizer = word_pieces.tokenizer
+    return {
+        "code_sha256": _code_digest(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("tokenizers", "datasets")},
+        "task": name,
+        "root": str(manifest.root),
+        "spec": manifest.spec(name).model_dump(mode="json", exclude=UNREAD),
+        "splits": [split for split in SPLITS if split in splits],
+        "files": [list(pair) for pair in digests.items()],
+        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "encode_special_tokens": tokenizer.encode_special_tokens,
+        "word_pieces": {
+            field.name: value
+            for field in fields(word_pieces)
+            if field.name != "tokenizer"
+            for value in [getattr(word_pieces, field.name)]
+        },
+    }
+
+
+@cache
+def _code_digest() -> str:
+    """SHA-256 of the modules beside this one: a correction of a reader must not meet what it would not have read."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
+    """A task's arrays, and what else there is to know, as a safetensors file."""
+    arrays: _Arrays = {}
+    for name, split in task.splits.items():
+        arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
+        arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
+    facts = {
+        "labels": task.task.labels,
+        "notices": notices,
+        "paths": {name: split.places.paths for name, split in task.splits.items()},
+    }
+    return save(arrays, metadata={"facts": json.dumps(facts)})
+
+
+def _write(folder: Path, *, content: bytes) -> None:
+    write_durable(folder / TEXT, content)
+
+
+def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -> tuple[EncodedTask, list[str]]:
+    """Map an entry's arrays, which the file's tensors share their memory with."""
+    with safe_open(folder / TEXT, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        splits = {
+            split: _split(lambda field, split=split: file.get_tensor(f"{split}.{field}").numpy(), paths)
+            for split, paths in facts["paths"].items()
+        }
+    task = make_task(name, spec, labels=facts["labels"], digests=digests)
+    return EncodedTask(task=task, splits=splits), facts["notices"]
+
+
+def _split(array: Callable[[str], Int[np.ndarray, " n"]], paths: Sequence[str]) -> EncodedSplit:
+    places = Places(paths=tuple(paths), files=array("files"), lines=array("lines"))
+    return EncodedSplit(places=places, **{field: array(field) for field in ARRAYS})

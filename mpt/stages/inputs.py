@@ -1,0 +1,38 @@
+"""What a run is trained and scored on: the tasks of its mixture as word pieces."""
+
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+
+from mpt.config import BackboneSettings
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest import Manifest
+from mpt.data.text_cache import read_tasks, text_cache
+from mpt.disk_cache import default_folder
+from mpt.errors import MptError
+from mpt.model.backbone import Backbone
+
+
+def open_tasks(
+    manifest: Manifest,
+    names: Sequence[str] | None,
+    backbone: Backbone,
+    settings: BackboneSettings,
+    accelerator: Accelerator,
+) -> tuple[list[EncodedTask], list[str]]:
+    """Train and dev of a mixture as word pieces, kept on disk by rank 0 for all ranks and all runs; notices too.
+
+    Raises:
+        MptError: With the problems of all tasks and all files.
+    """
+    gib = settings.text_cache_gib
+    kept = text_cache(default_folder("text"), int(gib * 2**30)) if gib else None
+    found, problem = ([], []), None
+    with accelerator.main_process_first():
+        try:
+            found = read_tasks(manifest, backbone.word_pieces, names=names, kept=kept)
+        except MptError as error:
+            problem = error  # raised when the other ranks wait no more; they find the same
+    if problem is not None:
+        raise problem
+    return found
