@@ -53,14 +53,14 @@ class Batch:
 
 def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int) -> Batch:
     """Pad the windows to the longest of them."""
-    lengths = split.window_pieces[windows]
+    lengths = split.pieces_of(windows)
     longest = int(lengths.max())
     columns = np.arange(longest)
     mask = columns < lengths[:, None]
     ids = np.full((len(windows), longest), pad, dtype=np.int64)
     pieces = ranges(split.piece_starts[windows], lengths)
     ids[mask] = split.pieces[pieces]
-    word_counts = split.window_words[windows]
+    word_counts = split.words_of(windows)
     words = ranges(split.word_starts[windows], word_counts)
     rows = np.repeat(np.arange(len(windows)), word_counts)
     return Batch(
@@ -87,11 +87,11 @@ def evaluation_batches(
     split: EncodedSplit, windows: Int64[np.ndarray, " n"], *, tokens: int
 ) -> Iterator[Int64[np.ndarray, " rows"]]:
     """The windows once each, longest last, in groups of at most `tokens` padded positions."""
-    lengths = split.window_pieces[windows]
+    lengths = split.pieces_of(windows)
     order = np.argsort(lengths, kind="stable")
     yield from np.split(windows[order], greedy_cuts(lengths[order], tokens))
 
 
 def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:
     """Index among the split's words of each word that a batch of these windows scores, in the batch's order."""
-    return ranges(split.word_starts[windows], split.window_words[windows])
+    return ranges(split.word_starts[windows], split.words_of(windows))

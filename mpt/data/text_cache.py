@@ -8,7 +8,7 @@ mapped into memory: pages that training touches, shared by the processes of a ma
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache, partial
 from importlib.metadata import version
@@ -124,7 +124,7 @@ def _about(
     manifest: Manifest, name: str, splits: Sequence[Split], digests: dict[str, str], word_pieces: WordPieces
 ) -> dict[str, Any]:
     """Everything that an entry's content is a function of; the root is in it because places and notices name files."""
-    tokenizer = word_pieces.tokenizer
+    tokenizer, settings = word_pieces.tokenizer, [field.name for field in fields(word_pieces)]
     return {
         "code_sha256": _code_digest(),
         "python": platform.python_version(),
@@ -136,12 +136,7 @@ def _about(
         "files": [list(pair) for pair in digests.items()],
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "encode_special_tokens": tokenizer.encode_special_tokens,
-        "word_pieces": {
-            field.name: value
-            for field in fields(word_pieces)
-            if field.name != "tokenizer"
-            for value in [getattr(word_pieces, field.name)]
-        },
+        "word_pieces": {name: getattr(word_pieces, name) for name in settings if name != "tokenizer"},
     }
 
 
@@ -176,14 +171,20 @@ def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -
     """Map an entry's arrays, which the file's tensors share their memory with."""
     with safe_open(folder / TEXT, framework="pt") as file:
         facts = json.loads(file.metadata()["facts"])
-        splits = {
-            split: _split(lambda field, split=split: file.get_tensor(f"{split}.{field}").numpy(), paths)
-            for split, paths in facts["paths"].items()
-        }
+        arrays: _Arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118 (no mapping)
     task = make_task(name, spec, labels=facts["labels"], digests=digests)
+    splits = {split: _split(arrays, split, paths) for split, paths in facts["paths"].items()}
     return EncodedTask(task=task, splits=splits), facts["notices"]
 
 
-def _split(array: Callable[[str], Int[np.ndarray, " n"]], paths: Sequence[str]) -> EncodedSplit:
-    places = Places(paths=tuple(paths), files=array("files"), lines=array("lines"))
-    return EncodedSplit(places=places, **{field: array(field) for field in ARRAYS})
+def _split(arrays: _Arrays, name: str, paths: Sequence[str]) -> EncodedSplit:
+    own = {field: arrays[f"{name}.{field}"] for field in (*ARRAYS, "files", "lines")}
+    return EncodedSplit(
+        pieces=own["pieces"],
+        piece_starts=own["piece_starts"],
+        positions=own["positions"],
+        word_starts=own["word_starts"],
+        labels=own["labels"],
+        windows_of=own["windows_of"],
+        places=Places(paths=tuple(paths), files=own["files"], lines=own["lines"]),
+    )

@@ -128,6 +128,14 @@ class EncodedSplit:
         """Words scored in each window."""
         return np.diff(self.word_starts)
 
+    def pieces_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Word pieces of some windows; looks at no others, which may be many."""
+        return self.piece_starts[windows + 1] - self.piece_starts[windows]
+
+    def words_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Words scored in some windows."""
+        return self.word_starts[windows + 1] - self.word_starts[windows]
+
     @property
     def sentence_words(self) -> Int64[np.ndarray, " sentences+1"]:
         """First word of each sentence, and the total."""

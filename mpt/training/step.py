@@ -96,7 +96,7 @@ def train_step(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),
         gradient_norm=float(norm),
-        num_pieces=sum(int(tasks[m.task].splits["train"].window_pieces[m.windows].sum()) for m in micro_batches),
+        num_pieces=sum(int(tasks[m.task].splits["train"].pieces_of(m.windows).sum()) for m in micro_batches),
     )
 
 
@@ -115,7 +115,7 @@ def _task_losses(
         encoded = tasks[micro_batch.task]
         name = encoded.task.name
         sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
-        words[name] = words.get(name, 0) + int(encoded.splits["train"].window_words[micro_batch.windows].sum())
+        words[name] = words.get(name, 0) + int(encoded.splits["train"].words_of(micro_batch.windows).sum())
     return {name: sums[name] / words[name] for name in sums}
 
 
