@@ -8,7 +8,7 @@ mapped into memory: pages that training touches, shared by the processes of a ma
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from importlib.metadata import version
@@ -75,12 +75,13 @@ def read_tasks(
     errors: list[MptError] = []
     tasks: list[EncodedTask] = []
     notices: list[str] = []
+    how = {} if kept is None else _how(word_pieces)
     for name in chosen_names(manifest, names):
         try:
             task, said = (
                 _encoded(manifest, name, splits, word_pieces)
                 if kept is None
-                else _kept(manifest, name, splits, word_pieces, kept)
+                else _kept(manifest, name, splits, word_pieces, kept, how)
             )
         except MptError as error:
             errors.append(error)
@@ -101,11 +102,24 @@ def _encoded(
 
 
 def _kept(
-    manifest: Manifest, name: str, splits: Sequence[Split], word_pieces: WordPieces, kept: DiskCache
+    manifest: Manifest,
+    name: str,
+    splits: Sequence[Split],
+    word_pieces: WordPieces,
+    kept: DiskCache,
+    how: Mapping[str, Any],
 ) -> tuple[EncodedTask, list[str]]:
     """The task of an entry, made now if need be."""
     _, digests = task_files(manifest, name, splits)
-    about = _about(manifest, name, splits, digests, word_pieces)
+    # The root is part of it because places and notices name files.
+    about = {
+        **how,
+        "task": name,
+        "root": str(manifest.root),
+        "spec": manifest.spec(name).model_dump(mode="json", exclude=UNREAD),
+        "splits": [split for split in SPLITS if split in splits],
+        "files": [list(pair) for pair in digests.items()],
+    }
     read = partial(_read, name=name, spec=manifest.spec(name), digests=digests)
     found, troubles = kept.find(about, read)
     if found is not None:
@@ -120,20 +134,13 @@ def _kept(
     return task, [*notices, *troubles]
 
 
-def _about(
-    manifest: Manifest, name: str, splits: Sequence[Split], digests: dict[str, str], word_pieces: WordPieces
-) -> dict[str, Any]:
-    """Everything that an entry's content is a function of; the root is in it because places and notices name files."""
+def _how(word_pieces: WordPieces) -> dict[str, Any]:
+    """What the word pieces of every task are a function of, beside the task."""
     tokenizer, settings = word_pieces.tokenizer, [field.name for field in fields(word_pieces)]
     return {
         "code_sha256": _code_digest(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("tokenizers", "datasets")},
-        "task": name,
-        "root": str(manifest.root),
-        "spec": manifest.spec(name).model_dump(mode="json", exclude=UNREAD),
-        "splits": [split for split in SPLITS if split in splits],
-        "files": [list(pair) for pair in digests.items()],
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "encode_special_tokens": tokenizer.encode_special_tokens,
         "word_pieces": {name: getattr(word_pieces, name) for name in settings if name != "tokenizer"},

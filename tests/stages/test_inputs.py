@@ -2,11 +2,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from common.runs import make_parts
 
 from mpt.config import BackboneSettings
 from mpt.data.manifest import load_manifest
 from mpt.errors import DataError
+from mpt.model.backbone import load_backbone
 from mpt.stages.inputs import open_tasks
 
 
@@ -21,7 +21,7 @@ class Launch(SimpleNamespace):
 
 def opened(world, **settings):
     launch = Launch(released=False)
-    manifest, backbone = load_manifest(world.data / "mixture.yaml"), make_parts(world).tagger.backbone
+    manifest, backbone = load_manifest(world.data / "mixture.yaml"), load_backbone(str(world.backbone))
     try:
         return open_tasks(manifest, ["people", "words"], backbone, BackboneSettings(**settings), launch)
     finally:
