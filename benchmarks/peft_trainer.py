@@ -28,7 +28,7 @@ from job import LONGEST_WINDOW, WARM_UP, Answer, Job
 from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.tokenization import EncodedSplit, encode
 from mpt.evaluation.decode import decode_many
-from mpt.evaluation.evaluator import TOKENS
+from mpt.evaluation.evaluator import batch_tokens
 from mpt.evaluation.metrics import score
 from mpt.model.backbone import load_backbone, locate
 
@@ -161,7 +161,7 @@ def span_f1(model: nn.Module, corpus: Corpus, split: EncodedSplit, *, pad: int, 
     scores = np.zeros((len(split.positions), len(labels)), dtype=np.float32)
     model.eval()
     with torch.inference_mode():
-        for windows in evaluation_batches(split, np.arange(len(split)), tokens=TOKENS):
+        for windows in evaluation_batches(split, np.arange(len(split)), tokens=batch_tokens(device)):
             batch = collate(split, windows, pad=pad).to(device)
             ids, mask = batch.input_ids_BS, batch.attention_mask_BS
             mask = torch.ones_like(ids) if mask is None else mask.long()

@@ -1,6 +1,7 @@
 """Scores and tags of whole splits: every word once, long sentences stitched, gold untouched."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -14,15 +15,21 @@ from mpt.evaluation.decode import decode_many
 from mpt.evaluation.metrics import Score, score
 from mpt.model.tagger import Tagger
 from mpt.seeding import permutation
+from mpt.training.workers import workers_for
 
-# Positions of an evaluation batch, padding included: large enough for full speed, small enough for little memory.
-TOKENS = 4096
+# Positions of an evaluation batch, padding included. On a CPU attention scores are held whole, positions x heads x
+# longest row, by every thread at once: more positions than these cost memory for no speed, a quarter of them are slow.
+CPU_TOKENS = 1024
+# A GPU is idle while small batches are put together; it holds no attention scores, so memory is linear in positions.
+GPU_TOKENS = 32_768
 
 
 def word_scores(
     tagger: Tagger, task: str, split: EncodedSplit, sentences: Int64[np.ndarray, " n"]
 ) -> list[Float32[np.ndarray, "W C"]]:
     """Label scores of every word of some sentences.
+
+    On a CPU batches are computed side by side, each alone in one thread: scores do not depend on their number.
 
     Args:
         tagger: The model.
@@ -37,12 +44,23 @@ def word_scores(
         return []
     windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in sentences])
     scores = np.zeros((len(split.positions), len(tagger.head(task).labels)), dtype=np.float32)
-    with torch.inference_mode():
-        for batch_windows in evaluation_batches(split, windows, tokens=TOKENS):
-            batch = collate(split, batch_windows, pad=tagger.backbone.word_pieces.pad).to(tagger.backbone.device)
-            scores[word_rows(split, batch_windows)] = tagger(task, batch).cpu().numpy()
+    device = tagger.backbone.device
+    batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
+
+    def compute(rows: Int64[np.ndarray, " rows"]) -> None:
+        with torch.inference_mode():  # a mode of the thread that enters it
+            batch = collate(split, rows, pad=tagger.backbone.word_pieces.pad).to(device)
+            scores[word_rows(split, rows)] = tagger(task, batch).cpu().numpy()
+
+    with closing(workers_for(device, len(batches))) as workers:
+        workers.map(compute, batches)
     bounds = split.word_starts[split.windows_of]
     return [scores[bounds[i] : bounds[i + 1]] for i in sentences]
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Positions of an evaluation batch on a device, padding included; a longer window is a batch of its own."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
 def predict_split(

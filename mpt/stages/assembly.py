@@ -29,7 +29,7 @@ from mpt.model.trunk_cache import TrunkCache, default_folder
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.loop import Progress, Run, train
 from mpt.training.runlog import RunLog
-from mpt.training.workers import Workers, cpu_workers
+from mpt.training.workers import Workers, workers_for
 
 # No part of an identity.
 PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
@@ -57,10 +57,8 @@ def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator
 
 
 def build_workers(settings: StageSettings, accelerator: Accelerator) -> Workers:
-    """Threads for this rank's micro-batches: those that torch would use for its operations; one on a GPU."""
-    if accelerator.device.type != "cpu":
-        return Workers()
-    return cpu_workers(torch.get_num_threads(), settings.training.micro_batches // accelerator.num_processes)
+    """Threads for this rank's micro-batches."""
+    return workers_for(accelerator.device, settings.training.micro_batches // accelerator.num_processes)
 
 
 def claim_cores(accelerator: Accelerator) -> list[str]:

@@ -1,4 +1,4 @@
-"""Threads of a process that compute micro-batches side by side on a CPU.
+"""Threads of a process that compute micro-batches side by side on a CPU, in training and in evaluation.
 
 Two micro-batches on one core each are done sooner than one after the other on both: operations on a few hundred word
 pieces are too small to share. Each micro-batch is computed alone either way, so the result is the same.
@@ -39,12 +39,17 @@ class Workers:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads; what they have not begun is left undone."""
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)
 
 
 def cpu_workers(threads: int, micro_batches: int) -> Workers:
     """Share threads out over micro-batches first, and over the operations of each with what is left."""
     count = min(threads, micro_batches)
     return Workers(count, operation_threads=max(1, threads // count))
+
+
+def workers_for(device: torch.device, micro_batches: int) -> Workers:
+    """Threads for micro-batches on a device: those that torch would use for its operations; one on a GPU."""
+    return cpu_workers(torch.get_num_threads(), micro_batches) if device.type == "cpu" else Workers()

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from threading import get_ident
+from time import sleep
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from mpt.data.sentence import Sentence
 from mpt.data.tokenization import encode
 from mpt.evaluation import evaluator
 from mpt.evaluation.decode import decode_many
-from mpt.evaluation.evaluator import evaluate_task, evaluate_tasks, predict_split, word_scores
+from mpt.evaluation.evaluator import batch_tokens, evaluate_task, evaluate_tasks, predict_split, word_scores
 from mpt.evaluation.metrics import score
+from mpt.model.backbone import load_backbone
+from mpt.model.tagger import Tagger
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +50,79 @@ def test_every_word_of_every_sentence_has_one_row_of_scores(parts):
     assert all(one.shape[1] == len(parts.tagger.head("places").labels) for one in scores)
 
 
-def test_scores_are_those_of_every_window_by_itself(parts):
-    encoded = long_task(parts)
-    split = encoded.splits["dev"]
-    scores = np.concatenate(word_scores(parts.tagger, "places", split, np.arange(7)))
-    alone = []
+def scores_alone(tagger, split):
+    """Scores of every word, each window in a batch of its own."""
     with torch.inference_mode():
-        for window in range(len(split)):
-            alone.append(parts.tagger("places", collate(split, np.array([window]), pad=0)).numpy())
-    np.testing.assert_allclose(scores, np.concatenate(alone), rtol=1e-4, atol=1e-5)
+        return np.concatenate(
+            [tagger("places", collate(split, np.array([i]), pad=0)).numpy() for i in range(len(split))]
+        )
+
+
+def bfloat16(parts):
+    """The same prompts and heads over the backbone in bfloat16."""
+    backbone = load_backbone(parts.tagger.backbone.identity.reference, dtype="bfloat16")
+    return Tagger(backbone, parts.tagger.bank, parts.tagger.heads)
+
+
+@pytest.fixture
+def threads():
+    """Sets the threads that torch has, until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 200, 4096])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_are_those_of_every_window_by_itself(parts, tokens, dtype, monkeypatch):
+    split, tagger = long_task(parts).splits["dev"], parts.tagger if dtype == "float32" else bfloat16(parts)
+    monkeypatch.setattr(evaluator, "CPU_TOKENS", tokens)
+    scores = np.concatenate(word_scores(tagger, "places", split, np.arange(7)))
+    # bfloat16 has 8 bits, and what is summed in another order differs in the last of them in every layer.
+    tolerance = 1e-4 if dtype == "float32" else 2**-5
+    alone = scores_alone(tagger, split)
+    np.testing.assert_allclose(scores, alone, rtol=tolerance, atol=tolerance * np.abs(alone).max())
+
+
+def test_a_window_longer_than_a_batch_is_one_by_itself(parts, monkeypatch):
+    split, seen = long_task(parts).splits["dev"], []
+    monkeypatch.setattr(evaluator, "CPU_TOKENS", 50)
+    monkeypatch.setattr(
+        evaluator, "collate", lambda split, rows, pad: seen.append(rows) or collate(split, rows, pad=pad)
+    )
+    word_scores(parts.tagger, "places", split, np.arange(7))
+    longer = [rows for rows in seen if split.window_pieces[rows].max() > 50]
+    assert longer and all(len(rows) == 1 for rows in longer)
+    assert any(len(rows) > 1 for rows in seen)
+    assert sorted(np.concatenate(seen).tolist()) == list(range(len(split)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_number_of_threads_changes_no_bit(parts, dtype, threads, monkeypatch):
+    split, tagger = long_task(parts).splits["dev"], parts.tagger if dtype == "float32" else bfloat16(parts)
+    used = set()
+    monkeypatch.setattr(evaluator, "CPU_TOKENS", 64)
+    monkeypatch.setattr(
+        evaluator, "collate", lambda *args, **pad: used.add(get_ident()) or sleep(0.01) or collate(*args, **pad)
+    )
+    found = []
+    for count in (1, 3):
+        used.clear()
+        threads(count)
+        found.append(np.concatenate(word_scores(tagger, "places", split, np.arange(7))))
+        assert len(used) == count
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", evaluator.CPU_TOKENS), ("cuda", evaluator.GPU_TOKENS)])
+def test_a_batch_has_the_size_of_the_device(device, tokens):
+    assert batch_tokens(torch.device(device)) == tokens
 
 
 @pytest.mark.parametrize("tokens", [64, 200, 4096])
 def test_the_size_of_a_batch_changes_no_tag(parts, tokens, monkeypatch):
     encoded = long_task(parts)
-    monkeypatch.setattr(evaluator, "TOKENS", tokens)
+    monkeypatch.setattr(evaluator, "CPU_TOKENS", tokens)
     tags = predict_split(parts.tagger, "places", encoded.splits["dev"], span_task=True)
     monkeypatch.undo()
     assert tags == predict_split(parts.tagger, "places", encoded.splits["dev"], span_task=True)

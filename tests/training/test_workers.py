@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from mpt.training.workers import Workers, cpu_workers
+from mpt.training.workers import Workers, cpu_workers, workers_for
 
 
 @pytest.fixture
@@ -36,6 +36,33 @@ def test_one_worker_computes_in_the_calling_thread(workers):
 def test_what_goes_wrong_is_raised(workers):
     with pytest.raises(ZeroDivisionError):
         workers(2).map(lambda item: 1 / item, [1, 0, 2])
+
+
+def test_what_was_not_begun_is_left_undone(workers):
+    done, two, failed = [], workers(2), threading.Event()
+
+    def fail_first(item):
+        if item == 0:
+            raise ZeroDivisionError
+        failed.wait(10)
+        done.append(item)
+
+    with pytest.raises(ZeroDivisionError):
+        two.map(fail_first, range(100))
+    closing = threading.Thread(target=two.close)
+    closing.start()
+    time.sleep(0.05)
+    failed.set()
+    closing.join(10)
+    assert len(done) <= 2
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", 3), ("cuda", 1)])
+def test_a_cpu_has_workers_for_its_threads_and_a_gpu_one(monkeypatch, device, count):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    found = workers_for(torch.device(device), 4)
+    found.close()
+    assert found.count == count
 
 
 def test_threads_of_an_operation_are_set_for_the_pool_and_not_for_the_caller(workers):
