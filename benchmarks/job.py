@@ -26,6 +26,9 @@ WARM_UP = 4096
 
 FOLDER = Path(__file__).parent
 
+MPT_ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")}
+"""What mpt's own commands set; other arms run as their users run them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -90,10 +93,7 @@ def measure(job: Job) -> Answer:
     Raises:
         MptError: What the process found wrong with its input.
     """
-    environment = {}
-    if job.arm in MPT_ARMS:
-        # What mpt's own commands set; PEFT's arms run as its users run it.
-        environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    environment = MPT_ENVIRONMENT if job.arm in MPT_ARMS else None
     return Answer(**run_script("arm.py", json.dumps(asdict(job)), environment=environment))
 
 

