@@ -62,7 +62,10 @@ def read_corpus(word_pieces: WordPieces, *, pieces: int) -> Corpus:
     """
     origin, sources, dev, kinds = _sources()
     train, count = _slice(sources, word_pieces, pieces)
-    splits = {"train": tuple(train), "dev": tuple(_shuffled(dev, "dev")[:DEV_SENTENCES])}
+    splits: dict[Split, tuple[Sentence, ...]] = {
+        "train": tuple(train),
+        "dev": tuple(_shuffled(dev, "dev")[:DEV_SENTENCES]),
+    }
     return Corpus(task=_task(kinds, splits), origin=f"{origin}, {len(train):,} sentences", pieces=count)
 
 

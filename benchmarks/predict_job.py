@@ -46,6 +46,8 @@ class PredictAnswer:
     Attributes:
         words: Words that were tagged.
         seconds: From words, or text, to tags of all of them.
+        cpu_seconds: Processor time of all threads meanwhile. With one thread it is steady on a busy machine too; with
+            several it counts threads that wait for others.
         peak_memory_mib: Most memory that the process held.
         data: What was tagged.
         machine: Device and threads.
@@ -53,6 +55,7 @@ class PredictAnswer:
 
     words: int
     seconds: float
+    cpu_seconds: float
     peak_memory_mib: int
     data: str
     machine: str
@@ -61,6 +64,11 @@ class PredictAnswer:
     def words_per_second(self) -> float:
         """Words tagged in a second."""
         return self.words / self.seconds
+
+    @property
+    def words_per_cpu_second(self) -> float:
+        """Words tagged in a second of processor time."""
+        return self.words / self.cpu_seconds
 
 
 def measure(job: PredictJob) -> PredictAnswer:

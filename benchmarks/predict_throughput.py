@@ -79,29 +79,37 @@ def speeds(answers: Answers) -> dict[str, list[float]]:
     return {arm: [answer.words_per_second for answer in of_arm] for arm, of_arm in answers.items()}
 
 
-def ratios(answers: Answers) -> dict[str, float]:
+def cpu_speeds(answers: Answers) -> dict[str, list[float]]:
+    """Words per second of processor time of each arm, one a repeat."""
+    return {arm: [answer.words_per_cpu_second for answer in of_arm] for arm, of_arm in answers.items()}
+
+
+def ratios(by_arm: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """By how much mpt is faster than each arm that was run beside it; see `results.paired_ratio`."""
-    by_arm = speeds(answers)
     return {arm: paired_ratio(by_arm["mpt"], by_arm[arm]) for arm in PIPELINE_ARMS if {arm, "mpt"} <= by_arm.keys()}
 
 
 def summary(answers: Answers) -> dict[str, Any]:
     """All figures, for programs."""
-    by_arm = speeds(answers)
+    by_arm, by_cpu = speeds(answers), cpu_speeds(answers)
     return {
         "words_per_second": {arm: round(median(values), 1) for arm, values in by_arm.items()},
         "spread": {arm: [round(min(values), 1), round(max(values), 1)] for arm, values in by_arm.items()},
-        "ratios": {f"mpt_vs_{arm}": round(value, 3) for arm, value in ratios(answers).items()},
+        "ratios": {f"mpt_vs_{arm}": round(value, 3) for arm, value in ratios(by_arm).items()},
+        "words_per_cpu_second": {arm: round(median(values), 1) for arm, values in by_cpu.items()},
+        "cpu_spread": {arm: [round(min(values), 1), round(max(values), 1)] for arm, values in by_cpu.items()},
+        "cpu_ratios": {f"mpt_vs_{arm}": round(value, 3) for arm, value in ratios(by_cpu).items()},
         "peak_memory_mib": {arm: median(one.peak_memory_mib for one in of_arm) for arm, of_arm in answers.items()},
     }
 
 
 def table(answers: Answers) -> Table:
     """One row an arm, for people."""
-    by_arm, factors = speeds(answers), ratios(answers)
+    by_arm, by_cpu = speeds(answers), cpu_speeds(answers)
+    factors = ratios(by_arm)
     made = Table(title="prediction, medians", title_justify="left")
     made.add_column("arm")
-    for name in ("words/s", "lowest to highest", "mpt is faster by", "peak MiB"):
+    for name in ("words/s", "lowest to highest", "mpt is faster by", "words/CPU s", "peak MiB"):
         made.add_column(name, justify="right")
     for arm, values in by_arm.items():
         made.add_row(
@@ -109,6 +117,7 @@ def table(answers: Answers) -> Table:
             f"{median(values):,.0f}",
             f"{min(values):,.0f} to {max(values):,.0f}",
             f"{factors[arm]:.2f} x" if arm in factors else "",
+            f"{median(by_cpu[arm]):,.0f}",
             f"{median(one.peak_memory_mib for one in answers[arm]):,.0f}",
         )
     return made

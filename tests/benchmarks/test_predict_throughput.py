@@ -24,7 +24,14 @@ def backbone(tmp_path_factory):
 
 
 def answer(speed, memory=500):
-    return PredictAnswer(words=1000, seconds=1000 / speed, peak_memory_mib=memory, data="data", machine="machine")
+    return PredictAnswer(
+        words=1000,
+        seconds=1000 / speed,
+        cpu_seconds=500 / speed,
+        peak_memory_mib=memory,
+        data="data",
+        machine="machine",
+    )
 
 
 @pytest.fixture
@@ -45,6 +52,8 @@ def test_figures_are_medians_with_their_spread(answers):
     figures = summary(answers)
     assert figures["words_per_second"] == {"pipeline_fp32": 10, "mpt": 40}
     assert figures["spread"] == {"pipeline_fp32": [5, 20], "mpt": [30, 60]}
+    assert figures["words_per_cpu_second"] == {"pipeline_fp32": 20, "mpt": 80}
+    assert figures["cpu_ratios"] == {"mpt_vs_pipeline_fp32": 4}
     assert figures["peak_memory_mib"] == {"pipeline_fp32": 500, "mpt": 300}
 
 
@@ -72,7 +81,7 @@ def test_every_kind_of_arm_tags_the_same_words(backbone, tmp_path, monkeypatch, 
     monkeypatch.setenv("MPT_DATA", str(tmp_path))
     found = measure(PredictJob(arm=arm, backbone=backbone, sentences=20, prompt_length=4))
     assert found.words == 570
-    assert found.seconds > 0 and found.peak_memory_mib > 0
+    assert found.seconds > 0 and found.cpu_seconds > 0 and found.peak_memory_mib > 0
     assert "synthetic" in found.data and "20 sentences" in found.data
 
 
