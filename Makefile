@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart lint format test test-slow bench clean
+.PHONY: help setup quickstart lint format test test-slow test-distributed bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,10 +32,13 @@ format: $(DEVELOP) ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 test: lint ## Check style and types, then run the tests that take seconds
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not distributed"
 
 test-slow: $(DEVELOP) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-distributed: $(DEVELOP) ## Run every combination of ranks, signals and failures; minutes
+	$(BIN)/pytest -m distributed
 
 bench: $(DEVELOP) ## Measure training speed beside PEFT's; half an hour, with nothing else running
 	$(BIN)/python -m pip install -q -e '.[minilm,bench]'

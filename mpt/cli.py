@@ -1,7 +1,8 @@
 """The command line: `mpt validate`, `pretrain`, `transfer`, `evaluate`, `predict` and `quickstart`.
 
-A user's error is printed without a traceback and ends with status 2; an interrupt ends with 130. Anything else is a bug
-and keeps its traceback. torch is imported by the commands that need it, so that `mpt validate` starts at once.
+A user's error is printed without a traceback and ends with status 2; a signal ends with 128 and its number (130 for
+Ctrl-C, 143 for SIGTERM). Anything else is a bug and keeps its traceback. torch is imported by the commands that need
+it, so that `mpt validate` starts at once.
 """
 
 import os
@@ -9,18 +10,20 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
-from mpt.errors import ConfigError, MptError, did_you_mean
+from mpt.errors import ConfigError, MptError, PeerError, Preempted, did_you_mean
+from mpt.signals import follow_launcher
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. training.seed=1.")
 ]
+Resume = Literal["never", "auto", "must"]
 Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
 
 
@@ -43,8 +46,8 @@ def pretrain(
     config: Config,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME-OF-CONFIG when not given.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run folder.")
-    ] = False,
+        Resume, typer.Option(help="Go on from the newest checkpoint of the run folder: if there is one, or it must be.")
+    ] = "never",
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Pretrain one shared prompt on a mixture of tasks."""
@@ -67,7 +70,9 @@ def transfer(
     baseline: Annotated[str | None, typer.Option(help="scratch, head, or both with a comma; empty for none.")] = None,
     head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/transfer_MANIFEST when not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the finished runs of the results folder.")] = False,
+    resume: Annotated[
+        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
+    ] = "never",
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -178,14 +183,40 @@ def main(command: Callable[[], object] = app) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # oneDNN keeps compiled products for 1,024 shapes, and sentences come in many: hundreds of MiB for no speed.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    follow_launcher()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # what all ranks have found is told once
     try:
         command()
     except MptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        if first or error.rank is not None:
+            print(f"error: {f'rank {error.rank}: ' if error.rank else ''}{error}", file=sys.stderr)
+        _end(2)
+    except PeerError as error:
+        _end(error.status)
+    except Preempted as error:
+        _end(128 + error.signal)
     except KeyboardInterrupt:
-        print("interrupted; a run goes on from its newest checkpoint with --resume", file=sys.stderr)
-        sys.exit(130)
+        if first:
+            print("interrupted; a run goes on from its newest checkpoint with --resume auto", file=sys.stderr)
+        _end(130)
+    except Exception as error:
+        if not _one_of_several():
+            raise
+        sys.excepthook(type(error), error, error.__traceback__)
+        _end(1)
+
+
+def _one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def _end(status: int) -> NoReturn:
+    """Exit; as one of several ranks without tidying up, which may abort or hang when another rank is gone."""
+    if _one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ class TrainingSettings(Settings):
         tokens_per_micro_batch: Word-piece positions of a micro-batch at most, padding included.
         micro_batches: Micro-batches of a step, whatever the number of processes; a multiple of tasks per step times
             processes, so that ranks hold the same task side by side.
+        gradient_sum: How several processes add up gradients. "ordered" gathers them and adds in micro-batch order: the
+            same bits on any number of processes. "all_reduce" sends less, and the last bits depend on the number.
         head_dropout: Chance that a value of a word's hidden state is zeroed before the head.
         seed: Names every random number of the run.
     """
@@ -98,6 +100,7 @@ class TrainingSettings(Settings):
     steps: Positive = 1200
     tokens_per_micro_batch: Annotated[int, Field(ge=64)] = 512
     micro_batches: Positive = 4
+    gradient_sum: Literal["ordered", "all_reduce"] = "ordered"
     head_dropout: Probability = 0.3
     seed: Annotated[int, Field(ge=0)] = 0
 

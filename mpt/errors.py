@@ -15,7 +15,12 @@ class MptError(ValueError):
     Args:
         problems: One message, or several that were found in one go. Control characters of the input are escaped, so
             that a label or a path cannot write to the terminal.
+
+    Attributes:
+        rank: The process that tells it, where several train together and they have agreed; None where they have not.
     """
+
+    rank: int | None = None
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -44,7 +49,42 @@ class CheckpointError(MptError):
 
 
 class TrainingError(MptError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss or a gradient is not finite: the same on every rank."""
+
+
+class LaunchError(MptError):
+    """The processes of a run do not fit together, or have lost each other."""
+
+
+class PeerError(Exception):
+    """Another rank has failed, and tells it itself.
+
+    Args:
+        rank: Which.
+        told: What it tells.
+        status: Its exit status.
+    """
+
+    def __init__(self, rank: int, told: str, status: int) -> None:
+        self.rank, self.status = rank, status
+        super().__init__(f"rank {rank} failed: {told}")
+
+
+class Preempted(Exception):
+    """Training ended for a signal, at a step boundary and with everything saved.
+
+    Args:
+        step: Steps done.
+        signal: Number of the signal.
+    """
+
+    def __init__(self, step: int, signal: int) -> None:
+        self.step, self.signal = step, signal
+        super().__init__(f"stopped by signal {signal} after step {step}")
 
 
 def merged(errors: Sequence[MptError]) -> MptError:

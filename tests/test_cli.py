@@ -93,7 +93,7 @@ def test_settings_on_the_command_line_and_resuming(here):
     flags = ("--config", "run.yaml", "--out", "a", "--set", "training.seed=5", "--set", "evaluation.every_steps=1")
     assert call("pretrain", *flags)[0] == 0
     before = files_of(here / "a" / "checkpoints")
-    status, _, err = call("pretrain", *flags, "--resume")
+    status, _, err = call("pretrain", *flags, "--resume", "must")
     assert (status, err) == (0, "")
     assert files_of(here / "a" / "checkpoints") == before
     assert "seed: 5" in (here / "a" / "config.yaml").read_text()

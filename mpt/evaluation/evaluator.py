@@ -1,7 +1,8 @@
 """Scores and tags of whole splits: every word once, long sentences stitched, gold untouched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +23,25 @@ from mpt.training.workers import workers_for
 CPU_TOKENS = 1024
 # A GPU is idle while small batches are put together; it holds no attention scores, so memory is linear in positions.
 GPU_TOKENS = 32_768
+Item = TypeVar("Item")
+Rows = Float32[np.ndarray, "rows C"]
+
+
+class SideBySide(Protocol):
+    """Computes rows of every item, in the items' order; see `mpt.training.ranks.Share`."""
+
+    def __call__(self, function: Callable[[Item], Rows], items: Sequence[Item]) -> list[Rows]:
+        """The results of all items."""
+        ...
 
 
 def word_scores(
-    tagger: Tagger, task: str, split: EncodedSplit, sentences: Int64[np.ndarray, " n"]
+    tagger: Tagger,
+    task: str,
+    split: EncodedSplit,
+    sentences: Int64[np.ndarray, " n"],
+    *,
+    share: SideBySide | None = None,
 ) -> list[Float32[np.ndarray, "W C"]]:
     """Label scores of every word of some sentences.
 
@@ -36,6 +52,7 @@ def word_scores(
         task: Whose head scores.
         split: The encoded sentences.
         sentences: Indices of the wanted ones.
+        share: Who computes which batch, the batches being the same whoever does; None for this process alone.
 
     Returns:
         One array for each wanted sentence, in the given order: its words by labels.
@@ -47,13 +64,15 @@ def word_scores(
     device = tagger.backbone.device
     batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
 
-    def compute(rows: Int64[np.ndarray, " rows"]) -> None:
+    def compute(rows: Int64[np.ndarray, " rows"]) -> Rows:
         with torch.inference_mode():  # a mode of the thread that enters it
             batch = collate(split, rows, pad=tagger.backbone.word_pieces.pad).to(device)
-            scores[word_rows(split, rows)] = tagger(task, batch).cpu().numpy()
+            return tagger(task, batch).cpu().numpy()
 
     with closing(workers_for(device, len(batches))) as workers:
-        workers.map(compute, batches)
+        found = workers.map(compute, batches) if share is None else share(compute, batches)
+    for rows, computed in zip(batches, found, strict=True):
+        scores[word_rows(split, rows)] = computed
     bounds = split.word_starts[split.windows_of]
     return [scores[bounds[i] : bounds[i + 1]] for i in sentences]
 
@@ -64,15 +83,29 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def predict_split(
-    tagger: Tagger, task: str, split: EncodedSplit, *, span_task: bool, sentences: Int64[np.ndarray, " n"] | None = None
+    tagger: Tagger,
+    task: str,
+    split: EncodedSplit,
+    *,
+    span_task: bool,
+    sentences: Int64[np.ndarray, " n"] | None = None,
+    share: SideBySide | None = None,
 ) -> list[list[str]]:
     """Tags of every word of some sentences (None: all); valid BIO2 for span tasks."""
     if sentences is None:
         sentences = np.arange(len(split.windows_of) - 1)
-    return decode_many(word_scores(tagger, task, split, sentences), tagger.head(task).labels, span_task)
+    scores = word_scores(tagger, task, split, sentences, share=share)
+    return decode_many(scores, tagger.head(task).labels, span_task)
 
 
-def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: int | None = None) -> Score:
+def evaluate_task(
+    tagger: Tagger,
+    encoded: EncodedTask,
+    split: Split,
+    *,
+    limit: int | None = None,
+    share: SideBySide | None = None,
+) -> Score:
     """Score one task on one of its splits.
 
     Args:
@@ -80,6 +113,7 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: 
         encoded: The task with that split.
         split: "dev" or "test".
         limit: Score a fixed random sample of this many sentences; None scores all.
+        share: Who computes which batch; None for this process alone.
     """
     count = len(encoded.splits[split].places)
     chosen = np.arange(count)
@@ -91,12 +125,18 @@ def evaluate_task(tagger: Tagger, encoded: EncodedTask, split: Split, *, limit: 
         encoded.splits[split],
         span_task=encoded.task.metric == "span_f1",
         sentences=chosen,
+        share=share,
     )
     return score(encoded.task.metric, encoded.gold(split, chosen.tolist()), predicted, encoded.task.labels)
 
 
 def evaluate_tasks(
-    tagger: Tagger, tasks: Sequence[EncodedTask], split: Split, *, limit: int | None = None
+    tagger: Tagger,
+    tasks: Sequence[EncodedTask],
+    split: Split,
+    *,
+    limit: int | None = None,
+    share: SideBySide | None = None,
 ) -> Mapping[str, Score]:
     """Score every task on a split, by name."""
-    return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit) for encoded in tasks}
+    return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit, share=share) for encoded in tasks}

@@ -1,17 +1,15 @@
 """Pieces of a run that both stages put together in the same way."""
 
-import importlib.util
-import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from rich.console import Console
 
 from mpt.config import BackboneSettings, PromptSettings, StageSettings
@@ -19,63 +17,27 @@ from mpt.data.encoded import EncodedTask, encode_task
 from mpt.data.plan import Plan, TaskSize
 from mpt.data.schema import Split
 from mpt.data.tasks import Task
-from mpt.errors import ConfigError, MptError, TrainingError, merged
+from mpt.errors import ConfigError, MptError, merged
 from mpt.evaluation.evaluator import evaluate_tasks
+from mpt.files import published_folder, write_durable
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptShape
 from mpt.model.probe import probe
 from mpt.model.tagger import Tagger
 from mpt.model.trunk_cache import TrunkCache, default_folder
+from mpt.signals import StopRequest
+from mpt.stages.launch import build_workers
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.loop import Progress, Run, train
+from mpt.training.ranks import Share, one_first
 from mpt.training.runlog import RunLog
-from mpt.training.workers import Workers, workers_for
 
-# No part of an identity.
+# No part of an identity: where things lie, what they cost, and in which order ranks add up.
 PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
+SUMS = {"gradient_sum"}
+Resume = Literal["never", "auto", "must"]
+"""Whether to go on with a run folder: no, it must not be there; if there is one; yes, it must be there."""
 TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
-PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-
-
-def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
-    """Join the launch; precision is mpt's own business, since backbone and prompts differ in it.
-
-    Raises:
-        ConfigError: A tracker is not installed.
-        TrainingError: The launch asks for an engine that this version does not train under.
-    """
-    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"trackers: {', '.join(missing)} not installed. Run: pip install 'mpt-prompts[tensorboard]'")
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder), mixed_precision="no")
-    if accelerator.distributed_type not in PLAIN_LAUNCHES:
-        raise TrainingError(
-            f"launched under {accelerator.distributed_type.value}, expected a plain launch (one process, or several "
-            "with data parallelism). Remove the engine from the accelerate configuration"
-        )
-    return accelerator
-
-
-def build_workers(settings: StageSettings, accelerator: Accelerator) -> Workers:
-    """Threads for this rank's micro-batches."""
-    return workers_for(accelerator.device, settings.training.micro_batches // accelerator.num_processes)
-
-
-def claim_cores(accelerator: Accelerator) -> list[str]:
-    """Use every core: `accelerate launch` leaves a process on a CPU one thread, as its default and without a word.
-
-    Returns:
-        A notice when the number of threads was raised.
-    """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if not launched or accelerator.device.type != "cpu":
-        return []
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = cores // int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
-    if threads < 2:
-        return []
-    torch.set_num_threads(threads)
-    return [f"accelerate launch asked for 1 thread a process; using {threads}. To use fewer, limit cores with taskset"]
 
 
 def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator) -> Backbone:
@@ -133,17 +95,20 @@ def keep_trunk(
         return list(tasks), []
     cache = TrunkCache(folder=default_folder(), max_bytes=int(settings.trunk_cache_gib * 2**30))
     length = max(shape.length for shape in shapes)
-    kept: list[EncodedTask] = []
-    notices: list[str] = []
-    with accelerator.main_process_first():
+
+    def kept() -> tuple[list[EncodedTask], list[str]]:
+        found: list[EncodedTask] = []
+        notices: list[str] = []
         for task in tasks:
             splits = dict(task.splits)
             for name in TRUNK_SPLITS & splits.keys():
                 states, said = cache.states(backbone, splits[name], depth, prompt_length=length)
                 splits[name] = replace(splits[name], trunk=states)
                 notices += said
-            kept.append(replace(task, splits=splits))
-    return kept, list(dict.fromkeys(notices))
+            found.append(replace(task, splits=splits))
+        return found, list(dict.fromkeys(notices))
+
+    return one_first(accelerator, kept)
 
 
 def tell(console: Console, notices: Sequence[str]) -> None:
@@ -257,7 +222,7 @@ def identity_of(
             for task in tasks
         },
         "optimizer": settings.optimizer.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json", exclude=SUMS),
         "evaluation": settings.evaluation.model_dump(mode="json"),
         **more,
     }
@@ -285,25 +250,34 @@ def execute(
         step=checkpoint.step if checkpoint else 0,
         title=title,
     )
-    run = Run(
-        tagger=tagger,
-        tasks=tasks,
-        plan=plan,
-        settings=settings,
-        accelerator=accelerator,
-        evaluate=lambda limit: {
-            name: score.primary for name, score in evaluate_tasks(tagger, tasks, "dev", limit=limit).items()
-        },
-        log=log,
-        folder=folder,
-        identity=identity,
-        workers=build_workers(settings, accelerator),
-    )
-    try:
+    with closing(log), StopRequest() as stop, sharing(settings, accelerator, stop) as share:
+        run = Run(
+            tagger=tagger,
+            tasks=tasks,
+            plan=plan,
+            settings=settings,
+            accelerator=accelerator,
+            evaluate=lambda limit: {
+                name: score.primary
+                for name, score in evaluate_tasks(tagger, tasks, "dev", limit=limit, share=share).items()
+            },
+            log=log,
+            folder=folder,
+            identity=identity,
+            workers=share.workers,
+            stop=stop,
+        )
         return train(run, checkpoint)
+
+
+@contextmanager
+def sharing(settings: StageSettings, accelerator: Accelerator, stop: StopRequest | None = None) -> Iterator[Share]:
+    """The ranks, and the threads of this one, that share work out until the block ends."""
+    workers = build_workers(settings, accelerator)
+    try:
+        yield Share(accelerator, workers, stop)
     finally:
-        run.workers.close()
-        log.close()
+        workers.close()
 
 
 def describe_size(tagger: Tagger) -> str:
@@ -339,17 +313,42 @@ def describe_cost(cost: Mapping[str, float]) -> str:
     )
 
 
-def start_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Make a new run folder with what the run was given.
+def open_run_folder(folder: Path, contents: Mapping[str, bytes], *, resume: Resume) -> None:
+    """Make a run folder with what the run was given, or find the one that was made for the same run.
 
     Raises:
-        ConfigError: It exists, or cannot be made.
+        ConfigError: It exists, or does not, against what `resume` says; it was made from something else; it cannot be
+            made.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume, or give another --out")
-    make_folder(folder)
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        if resume == "must":
+            raise ConfigError(f"{folder}: nothing to resume, there is no such run. Start it with --resume auto or none")
+        publish_run_folder(folder, contents)
+        return
+    if resume == "never":
+        raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume auto, or give another --out")
+    missing = [name for name in contents if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Give another --out")
+    changed = [name for name, content in contents.items() if (folder / name).read_bytes() != content]
+    if changed:
+        raise ConfigError(
+            f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
+            "Give the same settings, manifest and checkpoint, or another --out"
+        )
+
+
+def publish_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Make a run folder that has all of its contents from the moment it has its name."""
+    try:
+        if folder.is_dir():
+            folder.rmdir()  # empty: whoever gave --out has made it
+        with published_folder(folder) as temporary:
+            for name, content in contents.items():
+                write_durable(temporary / name, content)
+    except OSError as error:
+        reason = error.strerror or "File exists"
+        raise ConfigError(f"{folder}: cannot make this folder: {reason}. Give another --out") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -362,8 +361,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot make this folder: {error.strerror}. Give another --out") from error
-
-
-def speaker(accelerator: Accelerator, console: Console) -> Console:
-    """The console on rank 0, silence elsewhere."""
-    return console if accelerator.is_main_process else Console(quiet=True)

@@ -9,8 +9,8 @@ from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest
 from mpt.data.text_cache import read_tasks, text_cache
 from mpt.disk_cache import default_folder
-from mpt.errors import MptError
 from mpt.model.backbone import Backbone
+from mpt.training.ranks import one_first
 
 
 def open_tasks(
@@ -20,19 +20,11 @@ def open_tasks(
     settings: BackboneSettings,
     accelerator: Accelerator,
 ) -> tuple[list[EncodedTask], list[str]]:
-    """Train and dev of a mixture as word pieces, kept on disk by rank 0 for all ranks and all runs; notices too.
+    """Train and dev of a mixture as word pieces, which one process of a machine keeps for all; notices too.
 
     Raises:
         MptError: With the problems of all tasks and all files.
     """
     gib = settings.text_cache_gib
     kept = text_cache(default_folder("text"), int(gib * 2**30)) if gib else None
-    found, problem = ([], []), None
-    with accelerator.main_process_first():
-        try:
-            found = read_tasks(manifest, backbone.word_pieces, names=names, kept=kept)
-        except MptError as error:
-            problem = error  # raised when the other ranks wait no more; they find the same
-    if problem is not None:
-        raise problem
-    return found
+    return one_first(accelerator, lambda: read_tasks(manifest, backbone.word_pieces, names=names, kept=kept))

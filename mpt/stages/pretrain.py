@@ -1,6 +1,7 @@
 """Stage 1: one shared deep prompt over a mixture of tasks, one head for each of them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.mixture import mixing_rates
+from mpt.data.plan import Plan
 from mpt.data.tasks import Task, chosen_names
 from mpt.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.evaluation.evaluator import evaluate_tasks
@@ -23,9 +25,8 @@ from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
 from mpt.stages.assembly import (
-    build_accelerator,
+    Resume,
     build_plan,
-    claim_cores,
     cost_of,
     describe_cost,
     describe_size,
@@ -33,18 +34,45 @@ from mpt.stages.assembly import (
     identity_of,
     keep_trunk,
     open_backbone,
+    open_run_folder,
     prompt_shape,
-    speaker,
-    start_run_folder,
+    sharing,
     tell,
 )
 from mpt.stages.inputs import open_tasks
+from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.loop import Progress
+from mpt.training.ranks import require_alike, together
 
 
-def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console: Console) -> dict[str, Score]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run works with, before its folder is made.
+
+    Attributes:
+        tasks: Of the mixture, encoded.
+        shape: Of the prompt.
+        tagger: With a fresh prompt and fresh heads.
+        plan: The order of the run.
+        identity: What its checkpoints belong to.
+        contents: Files that the run folder starts with.
+        checkpoint: Where to go on from.
+        notices: What is to be told.
+    """
+
+    tasks: list[EncodedTask]
+    shape: PromptShape
+    tagger: Tagger
+    plan: Plan
+    identity: dict[str, Any]
+    contents: dict[str, bytes]
+    checkpoint: Checkpoint | None
+    notices: list[str]
+
+
+def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, console: Console) -> dict[str, Score]:
     """Pretrain prompts on a mixture and leave a run folder.
 
     Everything that can be wrong with the input is found before the folder is made.
@@ -52,7 +80,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
     Args:
         settings: The run.
         folder: Run folder to make, or to go on with.
-        resume: Go on from the newest checkpoint of `folder`.
+        resume: Go on from the newest checkpoint of `folder`: "never", "auto" (if there is one), "must".
         console: Where people read.
 
     Returns:
@@ -60,45 +88,75 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: bool, console:
 
     Raises:
         MptError: Of the fitting class; see the modules called.
+        Preempted: Asked to stop; everything is saved.
     """
     accelerator = build_accelerator(folder, settings.trackers)
     console = speaker(accelerator, console)
-    manifest = load_manifest(settings.manifest)
-    names = chosen_names(manifest, settings.tasks or None)
-    _check_selection(settings, names)
-    backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
-    encoded, notices = open_tasks(manifest, names, backbone, settings.backbone, accelerator)
-    tell(console, notices + claim_cores(accelerator))
-    per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
-    rates = _rates(manifest, encoded, settings)
-    plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
-    shape = prompt_shape(backbone, settings.prompt)
-    more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
-    identity = _identity(settings, backbone, shape, [one.task for one in encoded], more)
-    checkpoint = _checkpoint_to_resume(folder, identity) if resume else None
-    tagger = _new_tagger(backbone, shape, encoded, settings)
-    console.print(describe_size(tagger), highlight=False)
-    if accelerator.is_main_process:
-        _open_folder(folder, settings, manifest, new=checkpoint is None)
-    accelerator.wait_for_everyone()
+    ready = _prepare(settings, folder, resume=resume, accelerator=accelerator)
+    require_alike(accelerator, _facts(settings, ready))
+    tell(console, ready.notices)
+    for line in (describe_launch(accelerator, settings.training.micro_batches), describe_size(ready.tagger)):
+        console.print(line, highlight=False, soft_wrap=True)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            _open_folder(folder, ready, resume=resume)
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
-    encoded, said = keep_trunk(encoded, backbone, [shape], settings.backbone, accelerator)
+    backbone = ready.tagger.backbone
+    tasks, said = keep_trunk(ready.tasks, backbone, [ready.shape], settings.backbone, accelerator)
     tell(console, said)
     progress = execute(
-        tagger,
-        encoded,
-        plan,
+        ready.tagger,
+        tasks,
+        ready.plan,
         settings,
         accelerator=accelerator,
         console=console,
         folder=folder,
-        identity=identity,
+        identity=ready.identity,
         title="pretraining",
-        checkpoint=checkpoint,
+        checkpoint=ready.checkpoint,
     )
+    scores = _conclude(ready.tagger, tasks, progress, folder, settings, accelerator=accelerator, console=console)
     accelerator.end_training()
-    return _conclude(tagger, encoded, progress, folder, accelerator=accelerator, console=console)
+    return scores
+
+
+def _prepare(settings: PretrainSettings, folder: Path, *, resume: Resume, accelerator: Accelerator) -> Prepared:
+    """Read and check everything that a rank needs."""
+    with together(accelerator):
+        manifest = load_manifest(settings.manifest)
+        names = chosen_names(manifest, settings.tasks or None)
+        _check_selection(settings, names)
+        backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
+    encoded, notices = open_tasks(manifest, names, backbone, settings.backbone, accelerator)
+    with together(accelerator):
+        per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
+        rates = _rates(manifest, encoded, settings)
+        plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
+        shape = prompt_shape(backbone, settings.prompt)
+        more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
+        identity = _identity(settings, backbone, shape, [one.task for one in encoded], more)
+        return Prepared(
+            tasks=encoded,
+            shape=shape,
+            tagger=_new_tagger(backbone, shape, encoded, settings),
+            plan=plan,
+            identity=identity,
+            contents={"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())},
+            checkpoint=None if resume == "never" else _checkpoint_to_resume(folder, identity, resume),
+            notices=notices + claim_cores(accelerator),
+        )
+
+
+def _facts(settings: PretrainSettings, ready: Prepared) -> dict[str, Any]:
+    """What must be the same on every rank."""
+    return {
+        **ready.identity,
+        "settings": settings.model_dump(mode="json"),
+        "resumed step": ready.checkpoint.step if ready.checkpoint else None,
+        "versions": versions(),
+    }
 
 
 def _identity(
@@ -116,12 +174,10 @@ def _identity(
     )
 
 
-def _open_folder(folder: Path, settings: PretrainSettings, manifest: Manifest, *, new: bool) -> None:
+def _open_folder(folder: Path, ready: Prepared, *, resume: Resume) -> None:
     """Make the run folder, or clear what a killed process left half written in it."""
-    if new:
-        contents = {"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())}
-        start_run_folder(folder, contents)
-        return
+    if ready.checkpoint is None:
+        open_run_folder(folder, ready.contents, resume=resume)
     for place in (folder, folder / "checkpoints"):
         remove_leftovers(place)
 
@@ -131,6 +187,7 @@ def _conclude(
     tasks: list[EncodedTask],
     progress: Progress,
     folder: Path,
+    settings: PretrainSettings,
     *,
     accelerator: Accelerator,
     console: Console,
@@ -138,9 +195,11 @@ def _conclude(
     """Score the whole dev sets with the best weights; tell and write what came out."""
     cost = cost_of(progress, accelerator)
     console.print(describe_cost(cost), highlight=False)
-    scores = dict(evaluate_tasks(tagger, tasks, "dev"))
-    if accelerator.is_main_process:
-        _write_results(folder, progress, scores, cost)
+    with sharing(settings, accelerator) as share:
+        scores = dict(evaluate_tasks(tagger, tasks, "dev", share=share))
+    with together(accelerator):
+        if accelerator.is_main_process:
+            _write_results(folder, progress, scores, cost)
     _print_scores(console, scores, folder)
     return scores
 
@@ -194,10 +253,12 @@ def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSetti
     )
 
 
-def _checkpoint_to_resume(folder: Path, identity: dict[str, Any]) -> Checkpoint:
+def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume) -> Checkpoint | None:
     path = latest(folder)
     if path is None:
-        raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it without --resume")
+        if resume == "auto":
+            return None
+        raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it with --resume auto")
     checkpoint = load_checkpoint(path)
     require_same(
         _wherever(checkpoint.identity),

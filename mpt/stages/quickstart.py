@@ -49,7 +49,7 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
         training=TrainingSettings(steps=200, tokens_per_micro_batch=TOKENS),
         evaluation=EvaluationSettings(every_steps=100),
     )
-    pretrain(pretrain_settings, folder / "pretrain", resume=False, console=console)
+    pretrain(pretrain_settings, folder / "pretrain", resume="never", console=console)
     console.rule(f"2. transfer it to a fourth task with {SHOTS} labelled sentences, and train one from scratch")
     transfer_settings = TransferSettings(
         optimizer=optimizer,
@@ -65,7 +65,7 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
         folder / "transfer",
         tasks=(),
         shots=(SHOTS,),
-        resume=False,
+        resume="never",
         backbone=None,
         console=console,
     )

@@ -1,6 +1,6 @@
 """Stage 2: the pretrained prompt to single tasks, beside baselines at equal steps and equal tuning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import Task, load_tasks
-from mpt.errors import ConfigError, TrainingError
+from mpt.errors import ConfigError, DivergedError, TrainingError
 from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
@@ -23,21 +23,22 @@ from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import (
-    build_accelerator,
+    Resume,
     build_plan,
-    claim_cores,
     encode_tasks,
     execute,
     identity_of,
     keep_trunk,
-    speaker,
-    start_run_folder,
+    open_run_folder,
+    sharing,
     tell,
 )
+from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.stages.target_head import build_head
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import read_json, verify
 from mpt.training.loop import Progress
+from mpt.training.ranks import exchange, require_alike, together
 
 RESULT_FILE = "result.json"
 
@@ -83,7 +84,7 @@ def transfer(
     *,
     tasks: Sequence[str],
     shots: Sequence[int],
-    resume: bool,
+    resume: Resume,
     backbone: str | None,
     console: Console,
 ) -> list[Result]:
@@ -96,35 +97,41 @@ def transfer(
         folder: Folder of the results to make, or to go on with.
         tasks: Names of target tasks; none stands for all of the manifest.
         shots: Numbers of training sentences; none stands for each task's `shots` in the manifest.
-        resume: Keep the finished runs of `folder` and do the others.
+        resume: Keep the finished runs of `folder` and do the others: "never", "auto" (if it is there), "must".
         backbone: Where the backbone lies now, when it has moved.
         console: Where people read.
 
     Raises:
         MptError: Of the fitting class; see the modules called.
+        Preempted: Asked to stop; the finished runs are kept.
     """
     accelerator = build_accelerator(folder)
     console = speaker(accelerator, console)
-    manifest = load_manifest(manifest_path)
-    loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
-    tell(console, notices + claim_cores(accelerator))
-    wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
-    _check_shots(wanted)
-    saved = open_saved(init_from, reference=backbone, device=accelerator.device)
+    with together(accelerator):
+        manifest = load_manifest(manifest_path)
+        loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
+        wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
+        _check_shots(wanted)
+        saved = open_saved(init_from, reference=backbone, device=accelerator.device)
+        for task in loaded:  # a head that cannot be copied is an error before anything is trained
+            build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
+        given = {
+            "config.yaml": dump(settings).encode(),
+            "manifest.json": to_json(manifest.resolved()),
+            "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
+        }
+        notices += claim_cores(accelerator)
+    alike = {name: content.decode() for name, content in given.items()}
+    files = {task.name: dict(task.digests) for task in loaded}
+    require_alike(accelerator, {**alike, "files": files, "shots": list(shots), "versions": versions()})
+    tell(console, notices)
+    console.print(describe_launch(accelerator, settings.training.micro_batches), highlight=False, soft_wrap=True)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            open_run_folder(folder, given, resume=resume)
     session = Session(
         saved=saved, settings=settings, manifest=manifest, accelerator=accelerator, console=console, folder=folder
     )
-    for task in loaded:  # a head that cannot be copied is an error before anything is trained
-        build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
-    given = {
-        "config.yaml": dump(settings).encode(),
-        "manifest.json": to_json(manifest.resolved()),
-        "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
-    }
-    if resume:
-        _check_resumable(folder, given)
-    elif accelerator.is_main_process:
-        start_run_folder(folder, given)
     results: list[Result] = []
     for task, count in wanted:
         for method in [*settings.baselines, TRANSFER]:
@@ -132,20 +139,8 @@ def transfer(
         _write(session, results)
     console.print(comparison_table(results, title=f"from {saved.folder}"))
     console.print(f"results: {folder}", highlight=False)
+    accelerator.end_training()
     return results
-
-
-def _check_resumable(folder: Path, given: Mapping[str, bytes]) -> None:
-    """Refuse to add runs to results that were made from something else."""
-    missing = [name for name in given if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Start without --resume")
-    changed = [name for name, content in given.items() if (folder / name).read_bytes() != content]
-    if changed:
-        raise ConfigError(
-            f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
-            "Give the same settings, manifest and checkpoint, or another --out"
-        )
 
 
 def _check_shots(wanted: Sequence[tuple[Task, int | None]]) -> None:
@@ -166,11 +161,18 @@ def _run_method(session: Session, task: Task, shots: int | None, method: str) ->
     for seed in session.settings.seeds:
         trial = Trial(task=task, shots=shots, method=method, seed=seed, optimizer=optimizer)
         folder = parent / f"seed-{seed}"
-        if (folder / RESULT_FILE).exists():
-            results.append(Result(**read_json(folder / RESULT_FILE)["result"]))
+        if (done := _written(session, folder / RESULT_FILE)) is not None:
+            results.append(Result(**done["result"]))
             continue
         results.append(_run_trial(session, trial, folder))
     return results
+
+
+def _written(session: Session, path: Path) -> dict[str, Any] | None:
+    """What an earlier call left in a file, as rank 0 sees it; None where it left none."""
+    with together(session.accelerator):
+        found = read_json(path) if session.accelerator.is_main_process and path.exists() else None
+    return exchange(session.accelerator, found)[0]
 
 
 def _tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
@@ -184,8 +186,8 @@ def _tuned(session: Session, task: Task, shots: int | None, method: str, parent:
         )
     )
     chosen = parent / "tuning.json"
-    if chosen.exists():
-        return optimizer.model_copy(update=read_json(chosen)["chosen"])
+    if (done := _written(session, chosen)) is not None:
+        return optimizer.model_copy(update=done["chosen"])
     trials: list[dict[str, float | None]] = []
     for prompt_rate, head_rate in grid if len(grid) > 1 else []:
         rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
@@ -212,9 +214,10 @@ def _tuned(session: Session, task: Task, shots: int | None, method: str, parent:
         )
     best = max(usable, key=lambda pair: pair[0])[1]
     rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
-    if session.accelerator.is_main_process:
-        parent.mkdir(parents=True, exist_ok=True)
-        replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
+    with together(session.accelerator):
+        if session.accelerator.is_main_process:
+            parent.mkdir(parents=True, exist_ok=True)
+            replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
     return optimizer.model_copy(update=rates)
 
 
@@ -222,7 +225,7 @@ def _tuning_score(session: Session, trial: Trial) -> float | None:
     """Best dev score of a trial; None when its rates are too high to train with."""
     try:
         _, progress, _ = _train(session, trial, None)
-    except TrainingError:
+    except DivergedError:
         return None
     assert progress.best is not None, "the last step is always evaluated"
     return progress.scores[progress.best]
@@ -233,8 +236,10 @@ def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     _fresh_folder(session.accelerator, folder)
     tagger, progress, encoded = _train(session, trial, folder)
     assert progress.best is not None
-    dev = evaluate_task(tagger, encoded, "dev")
-    test = evaluate_task(tagger, encoded, "test") if session.settings.test and "test" in encoded.splits else None
+    tested = session.settings.test and "test" in encoded.splits
+    with sharing(session.settings, session.accelerator) as share:
+        dev = evaluate_task(tagger, encoded, "dev", share=share)
+        test = evaluate_task(tagger, encoded, "test", share=share) if tested else None
     result = Result(
         task=trial.task.name,
         shots=trial.shots,
@@ -244,16 +249,17 @@ def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
         dev=dev.primary,
         test=None if test is None else test.primary,
     )
-    if session.accelerator.is_main_process:
-        record: dict[str, Any] = {
-            "result": asdict(result),
-            "best_step": progress.history[progress.best]["step"],
-            "optimizer": trial.optimizer.model_dump(mode="json"),
-            "dev": dev.to_json(),
-            "test": None if test is None else test.to_json(),
-            "test_evaluations": 0 if test is None else 1,
-        }
-        replace_durable(folder / RESULT_FILE, to_json(record))
+    record: dict[str, Any] = {
+        "result": asdict(result),
+        "best_step": progress.history[progress.best]["step"],
+        "optimizer": trial.optimizer.model_dump(mode="json"),
+        "dev": dev.to_json(),
+        "test": None if test is None else test.to_json(),
+        "test_evaluations": 0 if test is None else 1,
+    }
+    with together(session.accelerator):
+        if session.accelerator.is_main_process:
+            replace_durable(folder / RESULT_FILE, to_json(record))
     shown = "" if test is None else f", test {100 * test.primary:.1f}"
     session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
     return result
@@ -261,12 +267,11 @@ def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
 
 def _fresh_folder(accelerator: Accelerator, folder: Path) -> None:
     """An empty run folder; a run that was cut off is short enough to be done again from its start."""
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if folder.exists():
-            remove_folder(folder)
-        folder.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+    with together(accelerator):
+        if accelerator.is_main_process:
+            if folder.exists():
+                remove_folder(folder)
+            folder.mkdir(parents=True)
 
 
 def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:

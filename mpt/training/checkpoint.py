@@ -12,6 +12,9 @@ A checkpoint is a folder `step-00001200` with
 Promises: a listed folder is complete (written elsewhere, flushed, renamed); any changed, missing or extra byte is
 refused by name before anything is used; old checkpoints are removed only after the new one has been read back; the
 backbone is never in it. Not promised: protection from somebody who can rewrite a folder with all its digests.
+
+A run that was stopped before the evaluation of its step was done leaves `step-00001200-unscored`; when it goes on, it
+makes up for the evaluation, and the scored checkpoint takes the place of the unscored one.
 """
 
 import hashlib
@@ -34,6 +37,7 @@ SEAL = "CHECKPOINT.json"
 TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
 JSON_FILES = ("state.json", "identity.json")
 LARGEST_JSON = 64 * 1024 * 1024
+UNSCORED = "-unscored"
 RUNS_SHOWN = 20
 LEVELS = ("*/checkpoints", "*/*/*/checkpoints")  # a folder of runs, and the results of a transfer
 
@@ -62,18 +66,23 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-def folder_name(step: int) -> str:
+def folder_name(step: int, *, unscored: bool = False) -> str:
     """Name of a checkpoint's folder."""
-    return f"step-{step:08d}"
+    return f"step-{step:08d}{UNSCORED * unscored}"
 
 
-def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
+def save_checkpoint(parent: Path, checkpoint: Checkpoint, *, unscored: bool = False) -> Path:
     """Publish a checkpoint below `parent` and read it back.
+
+    Args:
+        parent: Folder of a run's checkpoints.
+        checkpoint: What to save.
+        unscored: An evaluation is due at its step and has not been done.
 
     Raises:
         CheckpointError: It cannot be written, or the disk gave back other bytes.
     """
-    target = parent / folder_name(checkpoint.step)
+    target = parent / folder_name(checkpoint.step, unscored=unscored)
     contents = {
         "prompts.safetensors": safetensors.torch.save(dict(checkpoint.prompts)),
         "heads.safetensors": safetensors.torch.save(dict(checkpoint.heads)),
@@ -94,7 +103,7 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint) -> Path:
     except OSError as error:
         raise CheckpointError(
             f"{target}: cannot write the checkpoint: {error.strerror or error}. Earlier checkpoints are untouched; "
-            "make room or mend the folder, then continue with --resume"
+            "make room or mend the folder, then continue with --resume auto"
         ) from error
     return target
 
@@ -180,10 +189,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
-    """Published checkpoints below a folder, by step."""
+    """Published checkpoints below a folder, by step; of two of a step the scored one is the newer."""
     if not parent.is_dir():
         return []
-    return sorted(path for path in parent.iterdir() if re.fullmatch(r"step-\d{8}", path.name))
+    found = [path for path in parent.iterdir() if re.fullmatch(rf"step-\d{{8}}({UNSCORED})?", path.name)]
+    return sorted(found, key=lambda path: (path.name.removesuffix(UNSCORED), not path.name.endswith(UNSCORED)))
 
 
 def latest(run: Path) -> Path | None:
@@ -227,31 +237,34 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def rotate(run: Path, *, keep_last: int) -> None:
-    """Remove all checkpoints of a run but the newest ones and the best."""
-    keep = {*list_checkpoints(run / "checkpoints")[-keep_last:], best(run)}
-    for folder in list_checkpoints(run / "checkpoints"):
+    """Remove all checkpoints of a run but the newest ones and the best, and those that were scored since."""
+    found = list_checkpoints(run / "checkpoints")
+    last_of_step = {path.name.removesuffix(UNSCORED): path for path in found}
+    keep = {*list(last_of_step.values())[-keep_last:], best(run)}
+    for folder in found:
         if folder not in keep:
             remove_folder(folder)
 
 
-def differences(saved: Any, current: Any, path: str = "") -> list[str]:
-    """Where two identities differ, one line a field, both values shown."""
+def differences(
+    saved: Any, current: Any, path: str = "", *, names: tuple[str, str] = ("checkpoint", "now")
+) -> list[str]:
+    """Where two identities differ, one line a field, both values shown under the names given."""
     if isinstance(saved, Mapping) and isinstance(current, Mapping):
         keys = [*saved, *(key for key in current if key not in saved)]
         lines = []
         for key in keys:
             inner = f"{path}.{key}" if path else str(key)
-            lines += differences(saved.get(key), current.get(key), inner)
+            lines += differences(saved.get(key), current.get(key), inner, names=names)
         return lines
     if saved == current:
         return []
+    before, after = names
     if isinstance(saved, list) and isinstance(current, list) and len(str(saved) + str(current)) > 160:
         gone = [item for item in saved if item not in current]
         new = [item for item in current if item not in saved]
-        return [
-            f"{path}: only in the checkpoint: {gone or 'nothing'}; only now: {new or 'nothing (the order differs)'}"
-        ]
-    return [f"{path}: checkpoint {saved!r}, now {current!r}"]
+        return [f"{path}: {before} only: {gone or 'nothing'}; {after} only: {new or 'nothing (the order differs)'}"]
+    return [f"{path}: {before} {saved!r}, {after} {current!r}"]
 
 
 def require_same(saved: Mapping[str, Any], current: Mapping[str, Any], *, folder: Path, remedy: str) -> None:

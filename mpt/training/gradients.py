@@ -6,6 +6,9 @@ shared the work.
 
 A micro-batch's gradient travels as one vector: prompts, then the head of its task padded to the largest head, then its
 loss. Heads of other tasks are not in it, so their number costs nothing.
+
+Where that is too much to send, every rank sends one sum and the ranks' sums are added in an order of the network's: an
+all-reduce, as other trainers have it, with last bits that depend on the number of ranks.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mpt.model.tagger import Tagger
+from mpt.training.ranks import contact, gather
 
 
 class GradientVectors:
@@ -42,6 +46,25 @@ class GradientVectors:
         parts = [gradient.flatten() for gradient in gradients]
         return torch.cat([*parts, loss.new_zeros(padding), loss.detach().reshape(1)])
 
+    def add_up(
+        self, vectors: Sequence[Float[Tensor, " width"]], accelerator: Accelerator, *, ordered: bool
+    ) -> Float[Tensor, " micro_batches"]:
+        """Put the sum over all ranks into `.grad` of prompts and of the heads that took part.
+
+        Args:
+            vectors: Of this rank's micro-batches.
+            accelerator: Knows the ranks.
+            ordered: In micro-batch order, whatever the ranks; else by an all-reduce.
+
+        Returns:
+            The loss of every micro-batch, in order; NaN where it or a gradient is not finite.
+        """
+        if not ordered and accelerator.num_processes > 1:
+            return self._reduce(vectors, accelerator)
+        everything = self.gather(vectors, accelerator)
+        self.assign(everything, self.tasks)
+        return _losses(everything)
+
     def gather(
         self, vectors: Sequence[Float[Tensor, " width"]], accelerator: Accelerator
     ) -> Float[Tensor, "micro_batches width"]:
@@ -49,15 +72,38 @@ class GradientVectors:
         own = torch.stack(list(vectors))
         if accelerator.num_processes == 1:
             return own
-        gathered = accelerator.gather(own[None])
-        assert isinstance(gathered, Tensor)
-        return gathered.transpose(0, 1).reshape(-1, own.shape[1])
+        return gather(accelerator, own[None]).transpose(0, 1).reshape(-1, own.shape[1])
 
-    def assign(self, vectors: Float[Tensor, "micro_batches width"]) -> None:
-        """Sum the vectors in order into `.grad` of prompts and of the heads that took part."""
-        for task, vector in zip(self.tasks, vectors, strict=True):
+    def assign(self, vectors: Float[Tensor, "n width"], tasks: Sequence[str]) -> None:
+        """Sum the vectors of micro-batches of these tasks, in order, into `.grad`."""
+        for task, vector in zip(tasks, vectors, strict=True):
             offset = 0
             for parameter in [*self.prompts, *self.tagger.head(task).parameters()]:
                 gradient = vector[offset : offset + parameter.numel()].view_as(parameter)
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
                 offset += parameter.numel()
+
+    def _reduce(
+        self, vectors: Sequence[Float[Tensor, " width"]], accelerator: Accelerator
+    ) -> Float[Tensor, " micro_batches"]:
+        """Sum this rank's vectors, then the ranks' sums: every trained value once, and a place for each loss."""
+        own = slice(accelerator.process_index, None, accelerator.num_processes)
+        stacked = torch.stack(list(vectors))
+        self.assign(stacked, self.tasks[own])
+        losses = stacked.new_zeros(len(self.tasks))
+        losses[own] = _losses(stacked)
+        heads = [p for task in dict.fromkeys(self.tasks) for p in self.tagger.head(task).parameters()]
+        parameters = [*self.prompts, *heads]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        with contact():
+            total = accelerator.reduce(torch.cat([part.flatten() for part in [*parts, losses]]), "sum")
+        assert isinstance(total, Tensor)
+        *sums, losses = total.split([p.numel() for p in [*parameters, losses]])
+        for parameter, gradient in zip(parameters, sums, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return losses
+
+
+def _losses(vectors: Float[Tensor, "n width"]) -> Float[Tensor, " n"]:
+    """The losses at the vectors' ends; NaN for a vector that is not finite."""
+    return torch.where(torch.isfinite(vectors).all(dim=1), vectors[:, -1], torch.nan)

@@ -4,6 +4,7 @@ State is a counter, the trained tensors with their moments, and the scores so fa
 learning rate) is a function of the step, so resuming is loading the state and going on.
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,20 @@ from torch import Tensor
 from mpt.config import StageSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import Plan
+from mpt.errors import Preempted
 from mpt.model.tagger import Tagger
-from mpt.training.checkpoint import Checkpoint, best, load_checkpoint, rotate, save_checkpoint
+from mpt.signals import StopRequest
+from mpt.training.checkpoint import Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
 from mpt.training.optimizer import Schedule, build_optimizer, epoch_schedule, linear_schedule, set_learning_rates
+from mpt.training.ranks import Abandoned, any_rank, together
 from mpt.training.runlog import RunLog
 from mpt.training.step import StepResult, train_step
 from mpt.training.workers import Workers
 
 Evaluate = Callable[[int | None], Mapping[str, float]]
-"""Scores every task's dev set: sentences to score of each (None for all) -> score in [0, 1] by task."""
+"""Scores every task's dev set: sentences to score of each (None for all) -> score in [0, 1] by task.
+
+Raises `Abandoned` where a request to stop came before it was done."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +61,11 @@ class Progress:
         """Index of the best evaluation, the earliest of equals."""
         return max(range(len(self.scores)), key=lambda i: (self.scores[i], -i)) if self.scores else None
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether the weights of this step have been scored."""
+        return bool(self.history) and self.history[-1]["step"] == self.step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -71,6 +82,7 @@ class Run:
         log: Where the run speaks.
         folder: The run's folder; None saves no checkpoint.
         identity: What its checkpoints belong to.
+        stop: Whether somebody asked this rank to stop.
     """
 
     tagger: Tagger
@@ -83,6 +95,7 @@ class Run:
     folder: Path | None
     identity: Mapping[str, Any]
     workers: Workers = field(default_factory=Workers)
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
@@ -93,8 +106,9 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
         checkpoint: Where to go on from.
 
     Raises:
-        TrainingError: Something is not finite.
+        DivergedError: Something is not finite.
         CheckpointError: A checkpoint cannot be written.
+        Preempted: Some rank was asked to stop: all of them end after the same step, which is saved.
     """
     settings, training = run.settings, run.settings.training
     optimizer = build_optimizer(
@@ -105,33 +119,43 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
     )
     schedule = _schedule(run)
     progress = Progress() if checkpoint is None else _restore(run, optimizer, checkpoint)
-    while progress.step < training.steps and not progress.stopped_early:
-        began = time.perf_counter()
-        factor = schedule(progress.step)
-        set_learning_rates(optimizer, factor)
-        result = train_step(
-            progress.step,
-            run.plan.step(progress.step),
-            tagger=run.tagger,
-            tasks=run.tasks,
-            optimizer=optimizer,
-            accelerator=run.accelerator,
-            workers=run.workers,
-            clip_norm=settings.optimizer.clip_norm,
-            seed=training.seed,
-        )
-        seconds = time.perf_counter() - began
-        progress.step += 1
-        progress.seconds += seconds
-        progress.pieces += result.num_pieces
-        run.log.step(progress.step, _metrics(result, factor, seconds))
-        evaluated = progress.step == training.steps or progress.step % settings.evaluation.every_steps == 0
-        if evaluated:
-            _evaluate(run, progress)
-        if run.folder is not None and (evaluated or _due(settings.checkpoints.every_steps, progress.step)):
-            _save(run, optimizer, progress)
+    unscored = checkpoint is not None and _evaluation_due(run, progress)  # stopped between a step and its evaluation
+    while unscored or (progress.step < training.steps and not progress.stopped_early):
+        if not unscored:
+            _advance(run, optimizer, schedule, progress)
+        unscored = _evaluation_due(run, progress) and not _evaluate(run, progress)
+        stop = any_rank(run.accelerator, run.stop.noted)
+        if stop or progress.evaluated or _due(settings.checkpoints.every_steps, progress.step):
+            _save(run, optimizer, progress, unscored=unscored)
+        if stop:
+            run.log.say(f"step {progress.step}: asked to stop; go on with --resume auto")
+            raise Preempted(progress.step, run.stop.signal or signal.SIGTERM)
     run.tagger.load_state_dict(progress.best_tensors)
     return progress
+
+
+def _advance(run: Run, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> None:
+    """Do one step and record it."""
+    began = time.perf_counter()
+    factor = schedule(progress.step)
+    set_learning_rates(optimizer, factor)
+    result = train_step(
+        progress.step,
+        run.plan.step(progress.step),
+        tagger=run.tagger,
+        tasks=run.tasks,
+        optimizer=optimizer,
+        accelerator=run.accelerator,
+        workers=run.workers,
+        clip_norm=run.settings.optimizer.clip_norm,
+        seed=run.settings.training.seed,
+        ordered=run.settings.training.gradient_sum == "ordered",
+    )
+    seconds = time.perf_counter() - began
+    progress.step += 1
+    progress.seconds += seconds
+    progress.pieces += result.num_pieces
+    run.log.step(progress.step, _metrics(result, factor, seconds))
 
 
 def _schedule(run: Run) -> Schedule:
@@ -155,10 +179,19 @@ def _metrics(result: StepResult, factor: float, seconds: float) -> dict[str, flo
     }
 
 
-def _evaluate(run: Run, progress: Progress) -> None:
-    """Score the dev sets and keep the weights when they are the best so far."""
+def _evaluation_due(run: Run, progress: Progress) -> bool:
+    """Whether the weights of this step are to be scored, and have not been."""
+    at = progress.step == run.settings.training.steps or _due(run.settings.evaluation.every_steps, progress.step)
+    return at and not progress.evaluated
+
+
+def _evaluate(run: Run, progress: Progress) -> bool:
+    """Score the dev sets and keep the best weights; False when a request to stop came first."""
     settings = run.settings.evaluation
-    by_task = dict(run.evaluate(settings.dev_limit))
+    try:
+        by_task = dict(run.evaluate(settings.dev_limit))
+    except Abandoned:
+        return False
     score = selection_score(by_task, settings.select_by)
     progress.history.append({"step": progress.step, "tasks": by_task})
     progress.scores.append(score)
@@ -170,6 +203,7 @@ def _evaluate(run: Run, progress: Progress) -> None:
     if settings.patience is not None and waited >= settings.patience:
         progress.stopped_early = True
         run.log.say(f"step {progress.step}: no better dev score in {waited} evaluations; stopping early")
+    return True
 
 
 def selection_score(by_task: Mapping[str, float], select_by: str) -> float:
@@ -183,14 +217,18 @@ def _due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    assert run.folder is not None
-    run.accelerator.wait_for_everyone()
-    if run.accelerator.is_main_process:
-        evaluated = bool(progress.history) and progress.history[-1]["step"] == progress.step
+def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress, *, unscored: bool) -> None:
+    """Publish a checkpoint from rank 0, where the run has a folder; all ranks go on when it is there, or fail."""
+    if run.folder is None:
+        return
+    with together(run.accelerator):
+        folder = run.folder / "checkpoints"
+        again = unscored and (folder / folder_name(progress.step, unscored=True)).exists()  # resumed, stopped again
+        if again or not run.accelerator.is_main_process:
+            return
         state = {
             "step": progress.step,
-            "score": progress.scores[-1] if evaluated else None,
+            "score": progress.scores[-1] if progress.evaluated else None,
             "stopped_early": progress.stopped_early,
             "history": progress.history,
             "scores": progress.scores,
@@ -203,9 +241,8 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress) -> Non
             state=state,
             identity=run.identity,
         )
-        save_checkpoint(run.folder / "checkpoints", checkpoint)
+        save_checkpoint(folder, checkpoint, unscored=unscored)
         rotate(run.folder, keep_last=run.settings.checkpoints.keep_last)
-    run.accelerator.wait_for_everyone()
 
 
 def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from accelerate import Accelerator
@@ -11,11 +12,12 @@ from torch.nn import functional
 from mpt.data.batch import Batch, collate
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import MicroBatch
-from mpt.errors import TrainingError
+from mpt.errors import DivergedError
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
 from mpt.training.gradients import GradientVectors
 from mpt.training.optimizer import clip_gradients
+from mpt.training.ranks import together
 from mpt.training.workers import Workers
 
 PLACES_SHOWN = 5
@@ -49,8 +51,9 @@ def train_step(
     workers: Workers,
     clip_norm: float,
     seed: int,
+    ordered: bool = True,
 ) -> StepResult:
-    """Run the micro-batches of one step, sum their gradients in order and move the weights once.
+    """Run the micro-batches of one step, sum their gradients and move the weights once.
 
     Each rank computes every W-th micro-batch. Dropout draws from a stream of the micro-batch, not of the rank. Nothing
     moves when anything is not finite.
@@ -65,10 +68,12 @@ def train_step(
         workers: Threads that share this rank's micro-batches.
         clip_norm: Total gradient norm to clip to; 0 does not clip.
         seed: Seed of the run.
+        ordered: Sum in micro-batch order on any number of ranks; see `mpt.training.gradients`.
 
     Raises:
-        TrainingError: A loss or gradient is not finite; names the task, the step and the sentences. The weights are
+        DivergedError: A loss or gradient is not finite; names the task, the step and the sentences. The weights are
             those of the step before.
+        PeerError: Another rank could not compute its share.
     """
     names = [tasks[micro_batch.task].task.name for micro_batch in micro_batches]
     gradients = GradientVectors(tagger, names)
@@ -82,16 +87,16 @@ def train_step(
         return gradients.vector(names[number], loss)
 
     own = range(accelerator.process_index, len(micro_batches), accelerator.num_processes)
-    vectors = gradients.gather(workers.map(compute, own), accelerator)
-    for micro_batch, vector in zip(micro_batches, vectors, strict=True):
-        if not bool(torch.isfinite(vector).all()):
-            raise TrainingError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
+    with together(accelerator):
+        vectors = workers.map(compute, own)
     optimizer.zero_grad(set_to_none=True)
-    gradients.assign(vectors)
+    losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
+    for loss, micro_batch in zip(losses, micro_batches, strict=True):
+        if isnan(loss):
+            raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    losses = vectors[:, -1].tolist()
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),

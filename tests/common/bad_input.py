@@ -25,7 +25,7 @@ evaluation: {every_steps: 4}
 checkpoints: {every_steps: 2}
 """
 PRETRAIN = ("pretrain", "--config", "run.yaml", "--out", "new")
-RESUME = ("pretrain", "--config", "run.yaml", "--out", "run", "--resume")
+RESUME = ("pretrain", "--config", "run.yaml", "--out", "run", "--resume", "must")
 TRANSFER = ("transfer", "--init-from", "run", "--manifest", "data/target.yaml", "--out", "new")
 EVALUATE = ("evaluate", "run", "--manifest", "data/mixture.yaml", "--out", "new")
 PREDICT = ("predict", "run", "data/people/test.txt", "--out", "new", "--task", "people")
@@ -103,13 +103,13 @@ CASES = (
         what="A file where the run folder should be",
         change=lambda: Path("file").write_text(""),
         command=("pretrain", "--config", "run.yaml", "--out", "file/run"),
-        parts=("file/run: cannot make this folder: Not a directory", "Give another --out"),
+        parts=("file/run: cannot make this folder: File exists", "Give another --out"),
     ),
     Case(
         topic="Command line",
         what="Nothing to resume",
-        command=(*PRETRAIN, "--resume"),
-        parts=("new: nothing to resume", "without --resume"),
+        command=(*PRETRAIN, "--resume", "must"),
+        parts=("new: nothing to resume", "--resume auto"),
     ),
     Case(
         topic="Command line",

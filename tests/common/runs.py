@@ -133,13 +133,13 @@ def quiet():
     return Console(quiet=True)
 
 
-def run_pretrain(world, folder, *, resume=False, console=None, **changes):
+def run_pretrain(world, folder, *, resume="never", console=None, **changes):
     from mpt.stages.pretrain import pretrain
 
     return pretrain(pretrain_settings(world, **changes), folder, resume=resume, console=console or quiet())
 
 
-def run_transfer(world, folder, *, resume=False, shots=(20,), tasks=(), init_from=None, backbone=None, **changes):
+def run_transfer(world, folder, *, resume="never", shots=(20,), tasks=(), init_from=None, backbone=None, **changes):
     from mpt.stages.transfer import transfer
 
     return transfer(

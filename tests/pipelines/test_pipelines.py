@@ -27,12 +27,13 @@ tuning: {prompt_learning_rates: []}
 """
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no")
-TWO_RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+TWO_RANKS = ("-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu2.yaml")
 
 
 def program(*arguments, status=0):
     """Run Python with one thread a process, as torchrun has it: the number of threads may change the last bits."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120
     )
@@ -76,6 +77,7 @@ def test_transfer_with_plain_python_compares_with_scratch(folder, tmp_path):
 def test_two_ranks_train_the_same_bits_as_one(folder, tmp_path):
     script = PIPELINES / "pretrain_prompts.py"
     done = program(*TWO_RANKS, script, "--config", folder / "pretrain.yaml", "--out", tmp_path / "run")
+    assert "launch: 2 processes on 1 machine" in done.stdout
     assert done.stdout.count("step 4/4") == 1, "one rank speaks"
     alone, together = (
         {name: content for name, content in files_of(run / "checkpoints").items() if not name.endswith("state.json")}

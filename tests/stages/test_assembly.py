@@ -1,24 +1,20 @@
 from types import SimpleNamespace
 
 import pytest
-from accelerate.utils import DistributedType
-from common.runs import changed, make_parts, quiet, transfer_settings
-from rich.console import Console
+from common.runs import changed, files_of, make_parts, transfer_settings
 
 from mpt.config import BackboneSettings, PromptSettings
-from mpt.errors import ConfigError, DataError, TrainingError
+from mpt.errors import ConfigError, DataError
 from mpt.stages import assembly
 from mpt.stages.assembly import (
-    build_accelerator,
     build_plan,
-    claim_cores,
     describe_size,
     encode_tasks,
     open_backbone,
+    open_run_folder,
     prompt_shape,
-    speaker,
-    start_run_folder,
 )
+from mpt.stages.launch import build_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -58,45 +54,6 @@ def test_micro_batches_are_shared_out_evenly_or_refused(parts, micro_batches, ta
     build_plan(parts.tasks, rates, settings, tasks_per_step=tasks_per_step, accelerator=accelerator)
 
 
-def test_a_launch_under_an_engine_is_refused(tmp_path, monkeypatch):
-    fake = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
-    monkeypatch.setattr(assembly, "Accelerator", lambda **_: fake)
-    with pytest.raises(TrainingError, match="launched under DEEPSPEED, expected a plain launch"):
-        build_accelerator(tmp_path, [])
-
-
-@pytest.mark.parametrize(
-    ("environment", "device", "processes", "threads"),
-    [
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 1, 8),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 2, 4),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "4"}, "cpu", 8, 2),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cpu", 8, None),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, "cuda", 1, None),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "2"}, "cpu", 1, None),
-        ({"OMP_NUM_THREADS": "1"}, "cpu", 1, None),
-    ],
-)
-def test_a_launch_has_all_cores(environment, device, processes, threads, monkeypatch):
-    for name in ("ACCELERATE_MIXED_PRECISION", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(assembly.sys, "platform", "linux")
-    monkeypatch.setattr(assembly.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    set_to = []
-    monkeypatch.setattr(assembly.torch, "set_num_threads", set_to.append)
-    notices = claim_cores(SimpleNamespace(device=SimpleNamespace(type=device), num_processes=processes))
-    assert set_to == ([threads] if threads else [])
-    assert len(notices) == len(set_to) and all(f"using {threads}" in notice for notice in notices)
-
-
-def test_a_tracker_that_is_not_installed_is_told_with_the_cure(tmp_path, monkeypatch):
-    monkeypatch.setattr(assembly.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"trackers: tensorboard not installed\. Run: pip install"):
-        build_accelerator(tmp_path, ["tensorboard"])
-
-
 def test_opening_a_backbone_probes_it(world, tmp_path, monkeypatch):
     probed = []
     monkeypatch.setattr(assembly, "probe", probed.append)
@@ -119,12 +76,39 @@ def test_problems_of_all_tasks_are_raised_at_once(world, parts):
 
 
 def test_a_run_folder_is_made_once(tmp_path):
-    start_run_folder(tmp_path / "a" / "run", {"config.yaml": b"x"})
-    assert (tmp_path / "a" / "run" / "config.yaml").read_bytes() == b"x"
-    with pytest.raises(ConfigError, match="this run folder exists"):
-        start_run_folder(tmp_path / "a" / "run", {})
+    given = {"config.yaml": b"x", "manifest.json": b"y"}
+    open_run_folder(tmp_path / "a" / "run", given, resume="never")
+    assert files_of(tmp_path / "a") == {"run/config.yaml": b"x", "run/manifest.json": b"y"}, "and nothing besides"
+    with pytest.raises(ConfigError, match=r"run: this run folder exists\. Continue it with --resume auto, or"):
+        open_run_folder(tmp_path / "a" / "run", given, resume="never")
     (tmp_path / "empty").mkdir()
-    start_run_folder(tmp_path / "empty", {"config.yaml": b"x"})
+    open_run_folder(tmp_path / "empty", given, resume="never")
+
+
+def test_an_automatic_start_goes_on_with_a_folder_that_was_made_for_the_same_run(tmp_path):
+    given = {"config.yaml": b"x", "manifest.json": b"y"}
+    for _ in range(2):
+        open_run_folder(tmp_path / "run", given, resume="auto")
+    with pytest.raises(ConfigError, match=r"run: cannot resume, this call differs .* in config\.yaml\. "):
+        open_run_folder(tmp_path / "run", {**given, "config.yaml": b"z"}, resume="auto")
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == b"x"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letters").touch()
+    with pytest.raises(ConfigError, match=r"home: nothing to resume, config\.yaml, manifest\.json not found"):
+        open_run_folder(tmp_path / "home", given, resume="auto")
+
+
+def test_what_must_be_resumed_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="run: nothing to resume, there is no such run"):
+        open_run_folder(tmp_path / "run", {}, resume="must")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_file_in_the_way_of_a_run_folder(tmp_path, out):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot make this folder: .*Give another --out"):
+        open_run_folder(tmp_path / out, {}, resume="never")
 
 
 def test_size_counts_what_is_trained(parts):
@@ -133,9 +117,3 @@ def test_size_counts_what_is_trained(parts):
     text = describe_size(parts.tagger)
     assert f"{prompts:,} prompt values + {trained - prompts:,} head weights" in text
     assert f"{parts.tagger.backbone.num_parameters:,} frozen" in text
-
-
-def test_only_the_first_rank_speaks():
-    console = Console()
-    assert speaker(SimpleNamespace(is_main_process=True), console) is console
-    assert speaker(SimpleNamespace(is_main_process=False), quiet()).quiet

@@ -1,7 +1,7 @@
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from common.ranks import run_ranks
 
 from mpt.config import BackboneSettings
 from mpt.data.manifest import load_manifest
@@ -10,22 +10,16 @@ from mpt.model.backbone import load_backbone
 from mpt.stages.inputs import open_tasks
 
 
-class Launch(SimpleNamespace):
-    """A launch that notes when rank 0 lets the others go on."""
-
-    @contextmanager
-    def main_process_first(self):
-        yield
-        self.released = True
-
-
-def opened(world, **settings):
-    launch = Launch(released=False)
+def opened(world, launch=None, **settings):
+    launch = launch or SimpleNamespace(num_processes=1, is_local_main_process=True)
     manifest, backbone = load_manifest(world.data / "mixture.yaml"), load_backbone(str(world.backbone))
-    try:
-        return open_tasks(manifest, ["people", "words"], backbone, BackboneSettings(**settings), launch)
-    finally:
-        assert launch.released, "no rank may wait for one that has failed"
+    return open_tasks(manifest, ["people", "words"], backbone, BackboneSettings(**settings), launch)
+
+
+def open_on_a_rank(rank, world):
+    from accelerate import Accelerator
+
+    opened(world, Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize("gib", [0.0, 1.0])
@@ -37,7 +31,10 @@ def test_tasks_of_a_mixture(world, gib, tmp_path, monkeypatch):
     assert (tmp_path / "cache" / "text").is_dir() == bool(gib)
 
 
-def test_a_problem_leaves_no_rank_waiting(own_world):
+def test_a_problem_leaves_no_rank_waiting(own_world, tmp_path):
     (own_world.data / "people" / "train.txt").write_text("Ada\n")
     with pytest.raises(DataError, match=r"train\.txt:1"):
         opened(own_world)
+    ranks = run_ranks(2, tmp_path / "out", open_on_a_rank, own_world, status=2)
+    told, silent = ranks.errors()
+    assert "train.txt:1" in told and silent == ""

@@ -115,20 +115,20 @@ def load_prompt(run):
 def test_a_run_interrupted_at_every_evaluation_and_resumed_is_the_same_run(world, straight, tmp_path, monkeypatch):
     """Twice ended after its checkpoint, once in the middle of an interval, and resumed each time."""
     run = tmp_path / "run"
-    interrupted(world, run, monkeypatch, resume=False, when=("_save", after_first(loop._save)))
+    interrupted(world, run, monkeypatch, resume="never", when=("_save", after_first(loop._save)))
     assert latest(run).name == "step-00000002"
-    interrupted(world, run, monkeypatch, resume=True, when=("train_step", before_second(loop.train_step)))
+    interrupted(world, run, monkeypatch, resume="must", when=("train_step", before_second(loop.train_step)))
     assert latest(run).name == "step-00000002", "a step after the checkpoint is lost, and done again"
-    interrupted(world, run, monkeypatch, resume=True, when=("_save", after_first(loop._save)))
+    interrupted(world, run, monkeypatch, resume="must", when=("_save", after_first(loop._save)))
     assert latest(run).name == "step-00000004"
-    run_pretrain(world, run, resume=True)
+    run_pretrain(world, run, resume="must")
     assert without_times(run) == without_times(straight)
 
 
 def test_a_run_interrupted_while_evaluating_is_the_same_run(world, straight, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    interrupted(world, run, monkeypatch, resume=False, when=("_evaluate", before_second(loop._evaluate)))
-    run_pretrain(world, run, resume=True)
+    interrupted(world, run, monkeypatch, resume="never", when=("_evaluate", before_second(loop._evaluate)))
+    run_pretrain(world, run, resume="must")
     assert without_times(run) == without_times(straight)
 
 
@@ -137,7 +137,7 @@ def test_resuming_a_finished_run_changes_nothing_and_clears_what_a_kill_left(wor
     shutil.copytree(straight, run)
     (run / "checkpoints" / ".tmp-step-00000008-ab").mkdir()
     (run / ".tmp-metrics.jsonl-cd").touch()
-    run_pretrain(world, run, resume=True)
+    run_pretrain(world, run, resume="must")
     assert without_times(run) == without_times(straight)
 
 
@@ -147,21 +147,21 @@ def test_a_damaged_newest_checkpoint_is_refused_and_removing_it_goes_on(world, s
     newest = latest(run)
     (newest / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"step-00000006: the checkpoint is damaged: optimizer\.safetensors"):
-        run_pretrain(world, run, resume=True)
+        run_pretrain(world, run, resume="must")
     shutil.rmtree(newest)
-    run_pretrain(world, run, resume=True)
+    run_pretrain(world, run, resume="must")
     assert without_times(run) == without_times(straight)
 
 
 def test_there_must_be_something_to_resume(world, tmp_path):
     with pytest.raises(CheckpointError, match="run: nothing to resume, it has no checkpoint"):
-        run_pretrain(world, tmp_path / "run", resume=True)
+        run_pretrain(world, tmp_path / "run", resume="must")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_run_folder_is_left_alone(world, straight):
     before = files_of(straight)
-    with pytest.raises(ConfigError, match=r"run: this run folder exists\. Continue it with --resume, or"):
+    with pytest.raises(ConfigError, match=r"run: this run folder exists\. Continue it with --resume auto, or"):
         run_pretrain(world, straight)
     assert files_of(straight) == before
 
@@ -186,7 +186,7 @@ def refused(world, straight, tmp_path, *parts, **changes):
     shutil.copytree(straight, run)
     before = files_of(run)
     with pytest.raises(CheckpointError) as caught:
-        run_pretrain(world, run, resume=True, **changes)
+        run_pretrain(world, run, resume="must", **changes)
     message = str(caught.value)
     for part in ("step-00000006: this checkpoint was made for something else", "start a new run", *parts):
         assert part in message, message
@@ -241,7 +241,7 @@ def test_a_run_may_be_resumed_elsewhere(world, straight, tmp_path):
     for folder, source in ((moved.data, world.data), (moved.backbone, world.backbone), (tmp_path / "run", straight)):
         shutil.copytree(source, folder)
     shutil.rmtree(latest(tmp_path / "run"))
-    run_pretrain(moved, tmp_path / "run", resume=True)
+    run_pretrain(moved, tmp_path / "run", resume="must")
     assert load_prompt(tmp_path / "run") == load_prompt(straight)
 
 
@@ -298,8 +298,8 @@ def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, t
 
 def test_a_run_may_be_resumed_without_its_kept_outputs(world, tmp_path, monkeypatch):
     upper = {"prompt__layers": (1,)}
-    interrupted(world, tmp_path / "run", monkeypatch, resume=False, when=("_save", after_first(loop._save)), **upper)
-    run_pretrain(world, tmp_path / "run", resume=True, backbone__trunk_cache_gib=0.0, **upper)
+    interrupted(world, tmp_path / "run", monkeypatch, resume="never", when=("_save", after_first(loop._save)), **upper)
+    run_pretrain(world, tmp_path / "run", resume="must", backbone__trunk_cache_gib=0.0, **upper)
     assert latest(tmp_path / "run").name == "step-00000006"
 
 
@@ -337,5 +337,5 @@ def test_a_text_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
 
 def test_a_run_may_be_resumed_without_its_kept_text(world, straight, tmp_path):
     shutil.copytree(straight, tmp_path / "run")
-    run_pretrain(world, tmp_path / "run", resume=True, backbone__text_cache_gib=0.0)
+    run_pretrain(world, tmp_path / "run", resume="must", backbone__text_cache_gib=0.0)
     assert without_times(tmp_path / "run") == without_times(straight)

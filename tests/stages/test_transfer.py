@@ -10,7 +10,7 @@ from mpt.config import TuningSettings
 from mpt.data.manifest import load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
-from mpt.errors import CheckpointError, ConfigError, ManifestError, TrainingError
+from mpt.errors import CheckpointError, ConfigError, DivergedError, ManifestError, TrainingError
 from mpt.stages import transfer as stage
 from mpt.training import loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
@@ -273,7 +273,7 @@ def test_rates_that_diverge_lose_and_do_not_end_the_comparison(world, tmp_path, 
 
     def diverging(session, trial, folder):
         if trial.seed == 77 and trial.optimizer.prompt_learning_rate == 0.2:
-            raise TrainingError("not finite")
+            raise DivergedError("not finite")
         return train(session, trial, folder)
 
     monkeypatch.setattr(stage, "_train", diverging)
@@ -285,7 +285,7 @@ def test_rates_that_diverge_lose_and_do_not_end_the_comparison(world, tmp_path, 
 
 def test_rates_that_all_diverge_are_an_error(world, tmp_path, monkeypatch):
     def diverging(session, trial, folder):
-        raise TrainingError("not finite")
+        raise DivergedError("not finite")
 
     monkeypatch.setattr(stage, "_train", diverging)
     with pytest.raises(TrainingError, match=r"diverged with every rate .* Add lower ones"):
@@ -333,7 +333,7 @@ def test_resuming_keeps_what_is_finished_and_redoes_the_run_that_was_cut_off(wor
             run_transfer(world, folder, baselines=("scratch", "head"))
     assert (folder / "firms-20" / "head" / "seed-0" / "checkpoints").is_dir()
     trained = spied(monkeypatch, "_train")
-    results = run_transfer(world, folder, baselines=("scratch", "head"), resume=True)
+    results = run_transfer(world, folder, baselines=("scratch", "head"), resume="must")
     assert [(args[1].method, args[1].seed) for args, _, _ in trained] == [
         ("head", 0),
         ("head", 1),
@@ -348,7 +348,7 @@ def test_resuming_a_finished_comparison_trains_nothing(world, done, tmp_path, mo
     folder = shutil.copytree(done[0], tmp_path / "results")
     before = files_of(folder)
     trained = spied(monkeypatch, "_train")
-    assert run_transfer(world, folder, baselines=("scratch", "head"), resume=True) == done[1]
+    assert run_transfer(world, folder, baselines=("scratch", "head"), resume="must") == done[1]
     assert trained == []
     assert files_of(folder) == before
 
@@ -358,7 +358,7 @@ def test_tuning_is_not_done_twice(world, tmp_path, monkeypatch):
     run_transfer(world, folder, tuning=TUNING, baselines=(), seeds=(0,))
     shutil.rmtree(folder / "firms-20" / "transfer" / "seed-0")
     trained = spied(monkeypatch, "_train")
-    run_transfer(world, folder, tuning=TUNING, baselines=(), seeds=(0,), resume=True)
+    run_transfer(world, folder, tuning=TUNING, baselines=(), seeds=(0,), resume="must")
     assert len(trained) == 1
 
 
@@ -366,19 +366,19 @@ def test_other_settings_do_not_continue_a_comparison(world, done, tmp_path):
     folder = shutil.copytree(done[0], tmp_path / "results")
     before = files_of(folder)
     with pytest.raises(ConfigError, match=r"cannot resume, this call differs .* in config\.yaml"):
-        run_transfer(world, folder, baselines=("scratch", "head"), resume=True, training__steps=7)
+        run_transfer(world, folder, baselines=("scratch", "head"), resume="must", training__steps=7)
     assert files_of(folder) == before
 
 
 def test_there_must_be_something_to_resume(world, tmp_path):
     with pytest.raises(ConfigError, match="results: nothing to resume"):
-        run_transfer(world, tmp_path / "results", resume=True)
+        run_transfer(world, tmp_path / "results", resume="must")
     assert not (tmp_path / "results").exists()
 
 
 def test_an_existing_folder_is_left_alone(world, done):
     before = files_of(done[0])
-    with pytest.raises(ConfigError, match=r"this run folder exists\. Continue it with --resume, or give another --out"):
+    with pytest.raises(ConfigError, match=r"this run folder exists\. Continue it with --resume auto, or give"):
         run_transfer(world, done[0])
     assert files_of(done[0]) == before
 

@@ -369,7 +369,7 @@ def test_differences_show_the_field_and_both_values():
 def test_long_lists_show_what_differs():
     labels = [f"B-LABEL{number}" for number in range(30)]
     (line,) = differences({"labels": labels}, {"labels": [*labels[1:], "B-NEW"]})
-    assert line == "labels: only in the checkpoint: ['B-LABEL0']; only now: ['B-NEW']"
+    assert line == "labels: checkpoint only: ['B-LABEL0']; now only: ['B-NEW']"
     (line,) = differences({"labels": labels}, {"labels": labels[::-1]})
     assert "the order differs" in line
 

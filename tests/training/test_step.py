@@ -8,7 +8,7 @@ from common.runs import make_parts, state_bytes
 from torch.nn import functional
 
 from mpt.data.batch import collate
-from mpt.errors import TrainingError
+from mpt.errors import DivergedError
 from mpt.training.optimizer import build_optimizer, set_learning_rates
 from mpt.training.step import train_step
 from mpt.training.workers import Workers
@@ -181,7 +181,7 @@ def test_what_is_not_finite_stops_the_run_before_the_weights(parts, where, value
         monkeypatch.setattr(type(parts.tagger), "forward", poisoned)
     else:
         parts.tagger.head(encoded.task.name).weight.register_hook(lambda gradient: gradient * value)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(DivergedError) as caught:
         step(parts, 1, plan, optimizer)
     message = str(caught.value)
     assert message.startswith(f'step 2, task "{encoded.task.name}": the loss or a gradient is not finite')
@@ -217,14 +217,20 @@ def play_ranks(parts, ranks, number, plan, optimizer):
     vectors = []
 
     def hand_in(own):
+        if own.dtype == torch.uint8:  # whether a rank has failed
+            return own
         vectors.append(own)
         raise HandedIn
 
+    def hand_out(own):
+        return own if own.dtype == torch.uint8 else torch.cat(vectors)
+
+    everywhere = {"num_processes": ranks, "device": torch.device("cpu")}
     for rank in range(ranks):
-        accelerator = SimpleNamespace(process_index=rank, num_processes=ranks, gather=hand_in)
+        accelerator = SimpleNamespace(process_index=rank, gather=hand_in, **everywhere)
         with pytest.raises(HandedIn):
             step(replace(parts, accelerator=accelerator), number, plan, optimizer, clip_norm=1.0)
-    accelerator = SimpleNamespace(process_index=0, num_processes=ranks, gather=lambda own: torch.cat(vectors))
+    accelerator = SimpleNamespace(process_index=0, gather=hand_out, **everywhere)
     step(replace(parts, accelerator=accelerator), number, plan, optimizer, clip_norm=1.0)
 
 
