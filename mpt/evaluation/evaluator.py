@@ -65,7 +65,7 @@ def word_scores(
     batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
 
     def compute(rows: Int64[np.ndarray, " rows"]) -> Rows:
-        with torch.inference_mode():  # a mode of the thread that enters it
+        with torch.no_grad():  # a mode of the thread that enters it
             batch = collate(split, rows, pad=tagger.backbone.word_pieces.pad).to(device)
             return tagger(task, batch).cpu().numpy()
 

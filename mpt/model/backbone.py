@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError
 from mpt.model.injection import ATTENTION, Injection, install, register
+from mpt.model.sharding import Sharding, load_sharded
 from mpt.model.trunk import Trunk, install_trunk
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -72,6 +73,8 @@ class Backbone:
         first_position: Position id of a row's first piece when positions are not shifted.
         shifted: Positions start after the prompt, as in the reference implementation and PEFT.
         num_parameters: Parameters of the backbone.
+        device: Where it computes.
+        sharded: Whether the ranks share the weights, so that all of them have to run it side by side.
     """
 
     model: nn.Module
@@ -87,11 +90,8 @@ class Backbone:
     first_position: int
     shifted: bool
     num_parameters: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+    device: torch.device
+    sharded: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,6 +109,7 @@ def load_backbone(
     longest_window: int = LONGEST_WINDOW,
     gradient_checkpointing: bool = False,
     device: torch.device | str = "cpu",
+    sharding: Sharding | None = None,
 ) -> Backbone:
     """Load and freeze a backbone.
 
@@ -121,6 +122,7 @@ def load_backbone(
         longest_window: Most word pieces of a window, specials included.
         gradient_checkpointing: Recompute layers in the backward pass to save memory.
         device: Where to put the weights.
+        sharding: Spread the weights over the ranks; None has all of them on every rank.
 
     Raises:
         BackboneError: It cannot be found, has no safetensors weights, does not call the attention registry, or has too
@@ -128,8 +130,7 @@ def load_backbone(
     """
     folder = locate(reference, revision)
     register()
-    model = _load_model(folder, reference, DTYPES[dtype]).to(device)
-    config = model.config
+    model, architecture, num_parameters = _load_model(folder, reference, DTYPES[dtype], device, sharding)
     pieces = torch.ones((1, 2), dtype=torch.long, device=device)
     injection = install(model, lambda: model(input_ids=pieces), reference=reference)
     if gradient_checkpointing:
@@ -145,18 +146,20 @@ def load_backbone(
         identity=BackboneIdentity(
             reference=reference,
             revision=revision,
-            architecture=type(model).__name__,
+            architecture=architecture,
             weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
             tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
         ),
         num_layers=len(injection.prompts),
         num_key_value_heads=keys.shape[1],
         head_dim=keys.shape[3],
-        hidden_size=config.hidden_size,
+        hidden_size=model.config.hidden_size,
         max_positions=max_positions,
         first_position=first_position,
         shifted=shifted,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=num_parameters,
+        device=pieces.device,
+        sharded=sharding is not None,
     )
 
 
@@ -196,7 +199,10 @@ def _in_package(reference: str) -> Path:
     return path
 
 
-def _load_model(folder: Path, reference: str, dtype: torch.dtype) -> Any:
+def _load_model(
+    folder: Path, reference: str, dtype: torch.dtype, device: torch.device | str, sharding: Sharding | None
+) -> tuple[Any, str, int]:
+    """The frozen model on its device, the name of its class, and the number of its parameters."""
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(
             f'backbone "{reference}": {folder} holds no .safetensors file. Pickled weights are never loaded; convert '
@@ -207,26 +213,46 @@ def _load_model(folder: Path, reference: str, dtype: torch.dtype) -> Any:
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
-        model, info = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=ATTENTION,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        if sharding is None:
+            model = _load_whole(folder, config, reference, dtype, device)
+            architecture, num_parameters = type(model).__name__, sum(weight.numel() for weight in model.parameters())
+        else:
+            model, architecture, num_parameters = load_sharded(
+                folder,
+                config,
+                reference=reference,
+                dtype=dtype,
+                attention=ATTENTION,
+                device=device,
+                sharding=sharding,
+            )
+    except BackboneError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BackboneError(f'backbone "{reference}": {_first_line(error)}') from error
     finally:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
+    model.config.use_cache = False  # decoders would build a cache of keys that nothing reads
+    return model, architecture, num_parameters
+
+
+def _load_whole(folder: Path, config: Any, reference: str, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """All weights on this rank."""
+    model, info = AutoModel.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=ATTENTION,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
     _check_weights(reference, info)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    model.config.use_cache = False  # decoders would build a cache of keys that nothing reads
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(device)
 
 
 def _check_weights(reference: str, info: Mapping[str, Any]) -> None:
@@ -267,7 +293,7 @@ def _enable_checkpointing(model: Any, reference: str) -> None:
 def _text_keys(model: Any, injection: Injection) -> torch.Tensor:
     """Keys of a two-piece text in the first layer, for their shape."""
     injection.captured = []
-    with torch.inference_mode():
+    with torch.no_grad():
         model(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device))
     key = injection.captured[0][0]
     injection.captured = None

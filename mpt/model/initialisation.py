@@ -52,7 +52,7 @@ def _text_prompt(
     injection = backbone.injection
     injection.prompts = [None] * backbone.num_layers
     injection.captured = []
-    with torch.inference_mode():
+    with torch.no_grad():
         backbone.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS)
     captured, injection.captured = injection.captured, None
     drawn = uniforms(seed, "prompt", "pieces", number, count=count)

@@ -83,7 +83,7 @@ def install(model: nn.Module, forward: Callable[[], Any], *, reference: str) -> 
     for module in model.modules():
         module.mpt_injection = injection  # type: ignore[assignment]
         module.mpt_calls = calls  # type: ignore[assignment]
-    with torch.inference_mode():
+    with torch.no_grad():
         forward()
     for module in model.modules():
         del module.mpt_calls

@@ -140,7 +140,7 @@ def _computed(
     backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: int
 ) -> Iterator[tuple[int, Float[np.ndarray, "pieces H"]]]:
     """Window and its pieces' outputs, as bits, for all windows."""
-    with torch.inference_mode():
+    with torch.no_grad():
         for windows in evaluation_batches(split, np.arange(len(split)), tokens=TOKENS):
             batch = collate(split, windows, pad=backbone.word_pieces.pad).to(backbone.device)
             states = trunk_states(backbone, batch, depth, prompt_length=prompt_length)

@@ -15,6 +15,7 @@ from mpt.model.backbone import load_backbone
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.heads import TokenHead
 from mpt.model.probe import probe
+from mpt.model.sharding import Sharding
 from mpt.model.tagger import Tagger
 from mpt.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, require_same
 from mpt.training.loop import trained_state
@@ -58,13 +59,20 @@ class SavedModel:
         return TaskSpec.model_validate_json(json.dumps(self.tasks[task]["spec"]))
 
 
-def open_saved(path: Path, *, reference: str | None = None, device: torch.device | str = "cpu") -> SavedModel:
+def open_saved(
+    path: Path,
+    *,
+    reference: str | None = None,
+    device: torch.device | str = "cpu",
+    sharding: Sharding | None = None,
+) -> SavedModel:
     """Load a run's best checkpoint, or a given one, for use.
 
     Args:
         path: A run folder or a checkpoint folder.
         reference: Where the backbone lies now, when it has moved; its content must be the same.
         device: Where to put it.
+        sharding: Spread the backbone over the ranks; None has all of it on every rank.
 
     Raises:
         CheckpointError: Damaged, or the backbone is another one than it was made for.
@@ -83,6 +91,7 @@ def open_saved(path: Path, *, reference: str | None = None, device: torch.device
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
             device=device,
+            sharding=sharding,
         )
     except BackboneError as error:
         moved = "" if reference else ". If the backbone has moved, give its place with --backbone"

@@ -23,11 +23,13 @@ from mpt.files import published_folder, write_durable
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptShape
 from mpt.model.probe import probe
+from mpt.model.sharding import Sharding
 from mpt.model.tagger import Tagger
 from mpt.model.trunk_cache import TrunkCache, default_folder
 from mpt.signals import StopRequest
 from mpt.stages.launch import build_workers
 from mpt.training.checkpoint import Checkpoint
+from mpt.training.engines import Engine
 from mpt.training.loop import Progress, Run, train
 from mpt.training.ranks import Share, one_first
 from mpt.training.runlog import RunLog
@@ -40,7 +42,9 @@ Resume = Literal["never", "auto", "must"]
 TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
 
 
-def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator) -> Backbone:
+def open_backbone(
+    settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator, sharding: Sharding | None = None
+) -> Backbone:
     """Load the backbone on this rank's device and prove that it listens to prompts."""
     backbone = load_backbone(
         settings.reference,
@@ -51,6 +55,7 @@ def open_backbone(settings: BackboneSettings, *, prompt_length: int, accelerator
         longest_window=settings.longest_window,
         gradient_checkpointing=settings.gradient_checkpointing,
         device=accelerator.device,
+        sharding=sharding,
     )
     probe(backbone)
     return backbone
@@ -93,6 +98,11 @@ def keep_trunk(
     depth = min((layer for shape in shapes for layer in shape.layers), default=0)
     if depth == 0 or backbone.trunk is None or settings.trunk_cache_gib == 0:
         return list(tasks), []
+    if backbone.sharded:
+        return list(tasks), [
+            "outputs of the layers below the first prompt are computed in every step: they are not kept on disk where "
+            "ranks share a backbone"
+        ]
     cache = TrunkCache(folder=default_folder(), max_bytes=int(settings.trunk_cache_gib * 2**30))
     length = max(shape.length for shape in shapes)
 
@@ -235,6 +245,7 @@ def execute(
     settings: StageSettings,
     *,
     accelerator: Accelerator,
+    engine: Engine,
     console: Console,
     folder: Path | None,
     identity: Mapping[str, Any],
@@ -250,7 +261,7 @@ def execute(
         step=checkpoint.step if checkpoint else 0,
         title=title,
     )
-    with closing(log), StopRequest() as stop, sharing(settings, accelerator, stop) as share:
+    with closing(log), StopRequest() as stop, sharing(settings, accelerator, engine, stop) as share:
         run = Run(
             tagger=tagger,
             tasks=tasks,
@@ -265,17 +276,20 @@ def execute(
             folder=folder,
             identity=identity,
             workers=share.workers,
+            engine=engine,
             stop=stop,
         )
         return train(run, checkpoint)
 
 
 @contextmanager
-def sharing(settings: StageSettings, accelerator: Accelerator, stop: StopRequest | None = None) -> Iterator[Share]:
+def sharing(
+    settings: StageSettings, accelerator: Accelerator, engine: Engine, stop: StopRequest | None = None
+) -> Iterator[Share]:
     """The ranks, and the threads of this one, that share work out until the block ends."""
-    workers = build_workers(settings, accelerator)
+    workers = build_workers(settings, accelerator, engine)
     try:
-        yield Share(accelerator, workers, stop)
+        yield Share(accelerator, workers, stop, in_step=engine.sharding is not None)
     finally:
         workers.close()
 

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from rich.console import Console
 
 from mpt.config import StageSettings
-from mpt.errors import ConfigError, LaunchError, TrainingError
+from mpt.errors import ConfigError, LaunchError
+from mpt.training.engines import Engine, join_launch
 from mpt.training.ranks import exchange
 from mpt.training.workers import Workers, workers_for
 
-PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "mpt-prompts")
 
@@ -31,24 +29,12 @@ def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator
     Raises:
         ConfigError: A tracker is not installed.
         LaunchError: This is one of several processes that do not know of each other.
-        TrainingError: The launch asks for an engine that this version does not train under.
+        LaunchError: The launch asks for an engine that is not installed.
     """
     missing = [name for name in trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"trackers: {', '.join(missing)} not installed. Run: pip install 'mpt-prompts[tensorboard]'")
-    # Accelerate joins processes on a CPU only when it is told that the CPU is meant; else each believes it is alone.
-    plain = not any(os.environ.get(name, "").lower() == "true" for name in ENGINES)
-    accelerator = Accelerator(
-        cpu=plain and not torch.accelerator.is_available(),
-        log_with=list(trackers) or None,
-        project_dir=str(folder),
-        mixed_precision="no",
-    )
-    if accelerator.distributed_type not in PLAIN_LAUNCHES:
-        raise TrainingError(
-            f"launched under {accelerator.distributed_type.value}, expected a plain launch (one process, or several "
-            "with data parallelism). Remove the engine from the accelerate configuration"
-        )
+    accelerator = join_launch(log_with=list(trackers) or None, project_dir=str(folder), mixed_precision="no")
     check_launch(os.environ, accelerator.num_processes)
     return accelerator
 
@@ -88,8 +74,10 @@ def check_launch(environment: Mapping[str, str], processes: int) -> None:
         )
 
 
-def build_workers(settings: StageSettings, accelerator: Accelerator) -> Workers:
-    """Threads for this rank's micro-batches."""
+def build_workers(settings: StageSettings, accelerator: Accelerator, engine: Engine) -> Workers:
+    """Threads for this rank's micro-batches; one where ranks share a backbone and put it together in order."""
+    if engine.sharding is not None:
+        return Workers()
     return workers_for(accelerator.device, settings.training.micro_batches // accelerator.num_processes)
 
 
@@ -120,7 +108,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def describe_launch(accelerator: Accelerator, micro_batches: int) -> str:
+def describe_launch(accelerator: Accelerator, engine: Engine, micro_batches: int) -> str:
     """Engine, ranks, backend, and what each of them holds: one line, the same on every rank."""
     where = [str(accelerator.device), torch.get_num_threads(), socket.gethostname()]
     devices, threads, hosts = zip(*exchange(accelerator, where), strict=True)
@@ -132,8 +120,9 @@ def describe_launch(accelerator: Accelerator, micro_batches: int) -> str:
     if count == 1:
         return f"launch: one process on {device}; it computes {each}"
     machines = len(set(hosts))
+    holds = "the whole model" if engine.sharding is None else f"1/{count} of the backbone"
     return (
-        f"launch: {count} processes on {machines} machine{'s' * (machines > 1)}, plain data parallelism over "
-        f"{torch.distributed.get_backend()}; each ({device}) holds the whole model and computes {each}"
+        f"launch: {count} processes on {machines} machine{'s' * (machines > 1)}, {engine.name} over "
+        f"{torch.distributed.get_backend()}; each ({device}) holds {holds} and computes {each}"
         + ("" if on_cpu else f" ({', '.join(devices)})")
     )

@@ -43,8 +43,9 @@ from mpt.stages.inputs import open_tasks
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
+from mpt.training.engines import Engine, find_engine
 from mpt.training.loop import Progress
-from mpt.training.ranks import require_alike, together
+from mpt.training.ranks import Share, require_alike, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +92,12 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
         Preempted: Asked to stop; everything is saved.
     """
     accelerator = build_accelerator(folder, settings.trackers)
+    engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
     console = speaker(accelerator, console)
-    ready = _prepare(settings, folder, resume=resume, accelerator=accelerator)
+    ready = _prepare(settings, folder, resume=resume, accelerator=accelerator, engine=engine)
     require_alike(accelerator, _facts(settings, ready))
     tell(console, ready.notices)
-    for line in (describe_launch(accelerator, settings.training.micro_batches), describe_size(ready.tagger)):
+    for line in (describe_launch(accelerator, engine, settings.training.micro_batches), describe_size(ready.tagger)):
         console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:
@@ -111,24 +113,33 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
         ready.plan,
         settings,
         accelerator=accelerator,
+        engine=engine,
         console=console,
         folder=folder,
         identity=ready.identity,
         title="pretraining",
         checkpoint=ready.checkpoint,
     )
-    scores = _conclude(ready.tagger, tasks, progress, folder, settings, accelerator=accelerator, console=console)
+    with sharing(settings, accelerator, engine) as share:
+        scores = _conclude(ready.tagger, tasks, progress, folder, share, console=console)
     accelerator.end_training()
     return scores
 
 
-def _prepare(settings: PretrainSettings, folder: Path, *, resume: Resume, accelerator: Accelerator) -> Prepared:
+def _prepare(
+    settings: PretrainSettings, folder: Path, *, resume: Resume, accelerator: Accelerator, engine: Engine
+) -> Prepared:
     """Read and check everything that a rank needs."""
     with together(accelerator):
         manifest = load_manifest(settings.manifest)
         names = chosen_names(manifest, settings.tasks or None)
         _check_selection(settings, names)
-        backbone = open_backbone(settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator)
+        backbone = open_backbone(
+            settings.backbone,
+            prompt_length=settings.prompt.length,
+            accelerator=accelerator,
+            sharding=engine.sharding,
+        )
     encoded, notices = open_tasks(manifest, names, backbone, settings.backbone, accelerator)
     with together(accelerator):
         per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
@@ -187,18 +198,16 @@ def _conclude(
     tasks: list[EncodedTask],
     progress: Progress,
     folder: Path,
-    settings: PretrainSettings,
+    share: Share,
     *,
-    accelerator: Accelerator,
     console: Console,
 ) -> dict[str, Score]:
     """Score the whole dev sets with the best weights; tell and write what came out."""
-    cost = cost_of(progress, accelerator)
+    cost = cost_of(progress, share.accelerator)
     console.print(describe_cost(cost), highlight=False)
-    with sharing(settings, accelerator) as share:
-        scores = dict(evaluate_tasks(tagger, tasks, "dev", share=share))
-    with together(accelerator):
-        if accelerator.is_main_process:
+    scores = dict(evaluate_tasks(tagger, tasks, "dev", share=share))
+    with together(share.accelerator):
+        if share.accelerator.is_main_process:
             _write_results(folder, progress, scores, cost)
     _print_scores(console, scores, folder)
     return scores

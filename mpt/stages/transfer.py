@@ -37,6 +37,7 @@ from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, s
 from mpt.stages.target_head import build_head
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import read_json, verify
+from mpt.training.engines import Engine, find_engine
 from mpt.training.loop import Progress
 from mpt.training.ranks import exchange, require_alike, together
 
@@ -67,6 +68,7 @@ class Session:
     settings: TransferSettings
     manifest: Manifest
     accelerator: Accelerator
+    engine: Engine
     console: Console
     folder: Path
 
@@ -106,13 +108,14 @@ def transfer(
         Preempted: Asked to stop; the finished runs are kept.
     """
     accelerator = build_accelerator(folder)
+    engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
     console = speaker(accelerator, console)
     with together(accelerator):
         manifest = load_manifest(manifest_path)
         loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
         _check_shots(wanted)
-        saved = open_saved(init_from, reference=backbone, device=accelerator.device)
+        saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
         for task in loaded:  # a head that cannot be copied is an error before anything is trained
             build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
         given = {
@@ -125,12 +128,19 @@ def transfer(
     files = {task.name: dict(task.digests) for task in loaded}
     require_alike(accelerator, {**alike, "files": files, "shots": list(shots), "versions": versions()})
     tell(console, notices)
-    console.print(describe_launch(accelerator, settings.training.micro_batches), highlight=False, soft_wrap=True)
+    line = describe_launch(accelerator, engine, settings.training.micro_batches)
+    console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:
             open_run_folder(folder, given, resume=resume)
     session = Session(
-        saved=saved, settings=settings, manifest=manifest, accelerator=accelerator, console=console, folder=folder
+        saved=saved,
+        settings=settings,
+        manifest=manifest,
+        accelerator=accelerator,
+        engine=engine,
+        console=console,
+        folder=folder,
     )
     results: list[Result] = []
     for task, count in wanted:
@@ -237,7 +247,7 @@ def _run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     tagger, progress, encoded = _train(session, trial, folder)
     assert progress.best is not None
     tested = session.settings.test and "test" in encoded.splits
-    with sharing(session.settings, session.accelerator) as share:
+    with sharing(session.settings, session.accelerator, session.engine) as share:
         dev = evaluate_task(tagger, encoded, "dev", share=share)
         test = evaluate_task(tagger, encoded, "test", share=share) if tested else None
     result = Result(
@@ -319,6 +329,7 @@ def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger,
         plan,
         settings,
         accelerator=session.accelerator,
+        engine=session.engine,
         console=session.console,
         folder=folder,
         identity=identity,

@@ -7,11 +7,11 @@ learning rate) is a function of the step, so resuming is loading the state and g
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -22,11 +22,20 @@ from mpt.errors import Preempted
 from mpt.model.tagger import Tagger
 from mpt.signals import StopRequest
 from mpt.training.checkpoint import Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
-from mpt.training.optimizer import Schedule, build_optimizer, epoch_schedule, linear_schedule, set_learning_rates
+from mpt.training.engines import Engine
+from mpt.training.optimizer import (
+    Optimizer,
+    Schedule,
+    WholeOptimizer,
+    build_optimizer,
+    epoch_schedule,
+    linear_schedule,
+)
 from mpt.training.ranks import Abandoned, any_rank, together
 from mpt.training.runlog import RunLog
 from mpt.training.step import StepResult, train_step
 from mpt.training.workers import Workers
+from mpt.training.zero import ZeroOptimizer
 
 Evaluate = Callable[[int | None], Mapping[str, float]]
 """Scores every task's dev set: sentences to score of each (None for all) -> score in [0, 1] by task.
@@ -82,6 +91,7 @@ class Run:
         log: Where the run speaks.
         folder: The run's folder; None saves no checkpoint.
         identity: What its checkpoints belong to.
+        engine: How the ranks work together.
         stop: Whether somebody asked this rank to stop.
     """
 
@@ -95,6 +105,7 @@ class Run:
     folder: Path | None
     identity: Mapping[str, Any]
     workers: Workers = field(default_factory=Workers)
+    engine: Engine = field(default_factory=Engine)
     stop: StopRequest = field(default_factory=StopRequest)
 
 
@@ -110,16 +121,18 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
         CheckpointError: A checkpoint cannot be written.
         Preempted: Some rank was asked to stop: all of them end after the same step, which is saved.
     """
+    progress = Progress() if checkpoint is None else _restore(run, checkpoint)
+    with closing(_optimizer(run, {} if checkpoint is None else checkpoint.optimizer)) as optimizer:
+        _go_on(run, optimizer, progress, resumed=checkpoint is not None)
+    run.tagger.load_state_dict(progress.best_tensors)
+    return progress
+
+
+def _go_on(run: Run, optimizer: Optimizer, progress: Progress, *, resumed: bool) -> None:
+    """Do the steps that are left, with their evaluations and checkpoints."""
     settings, training = run.settings, run.settings.training
-    optimizer = build_optimizer(
-        run.tagger,
-        prompt_learning_rate=settings.optimizer.prompt_learning_rate,
-        head_learning_rate=settings.optimizer.head_learning_rate,
-        weight_decay=settings.optimizer.weight_decay,
-    )
     schedule = _schedule(run)
-    progress = Progress() if checkpoint is None else _restore(run, optimizer, checkpoint)
-    unscored = checkpoint is not None and _evaluation_due(run, progress)  # stopped between a step and its evaluation
+    unscored = resumed and _evaluation_due(run, progress)  # stopped between a step and its evaluation
     while unscored or (progress.step < training.steps and not progress.stopped_early):
         if not unscored:
             _advance(run, optimizer, schedule, progress)
@@ -130,15 +143,27 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
         if stop:
             run.log.say(f"step {progress.step}: asked to stop; go on with --resume auto")
             raise Preempted(progress.step, run.stop.signal or signal.SIGTERM)
-    run.tagger.load_state_dict(progress.best_tensors)
-    return progress
 
 
-def _advance(run: Run, optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> None:
+def _optimizer(run: Run, state: Mapping[str, Tensor]) -> Optimizer:
+    """As the engine has it, over what the model holds now and with moments from a checkpoint."""
+    adamw = build_optimizer(
+        run.tagger,
+        prompt_learning_rate=run.settings.optimizer.prompt_learning_rate,
+        head_learning_rate=run.settings.optimizer.head_learning_rate,
+        weight_decay=run.settings.optimizer.weight_decay,
+    )
+    zero = run.engine.zero
+    optimizer = WholeOptimizer(run.tagger, adamw) if zero is None else ZeroOptimizer(run.tagger, adamw, zero)
+    optimizer.restore(state)
+    return optimizer
+
+
+def _advance(run: Run, optimizer: Optimizer, schedule: Schedule, progress: Progress) -> None:
     """Do one step and record it."""
     began = time.perf_counter()
     factor = schedule(progress.step)
-    set_learning_rates(optimizer, factor)
+    optimizer.set_learning_rates(factor)
     result = train_step(
         progress.step,
         run.plan.step(progress.step),
@@ -217,10 +242,11 @@ def _due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress, *, unscored: bool) -> None:
+def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool) -> None:
     """Publish a checkpoint from rank 0, where the run has a folder; all ranks go on when it is there, or fail."""
     if run.folder is None:
         return
+    moments = optimizer.tensors()  # ranks may have to send theirs
     with together(run.accelerator):
         folder = run.folder / "checkpoints"
         again = unscored and (folder / folder_name(progress.step, unscored=True)).exists()  # resumed, stopped again
@@ -237,7 +263,7 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, progress: Progress, *, uns
         }
         checkpoint = Checkpoint(
             **_trained_tensors(run.tagger),
-            optimizer=_optimizer_tensors(run.tagger, optimizer),
+            optimizer=moments,
             state=state,
             identity=run.identity,
         )
@@ -254,22 +280,9 @@ def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _optimizer_tensors(tagger: Tagger, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and counts, named like the parameter; a head that was never drawn has none."""
-    return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in tagger.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def _restore(run: Run, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> Progress:
-    """Put a checkpoint's tensors, moments and counters in place."""
+def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
+    """Put a checkpoint's tensors and counters in place."""
     run.tagger.load_state_dict(trained_state(run.tagger, checkpoint))
-    parameters = dict(run.tagger.named_parameters())
-    for name, value in checkpoint.optimizer.items():
-        parameter, key = name.rsplit("/", 1)
-        optimizer.state[parameters[parameter]][key] = value if key == "step" else value.to(parameters[parameter].device)
     state = checkpoint.state
     progress = Progress(
         step=checkpoint.step,

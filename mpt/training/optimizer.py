@@ -1,9 +1,10 @@
 """AdamW over prompts and heads, with learning rates that are a function of the step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpt.model.tagger import Tagger
 
@@ -13,15 +14,81 @@ Schedule = Callable[[int], float]
 def build_optimizer(
     tagger: Tagger, *, prompt_learning_rate: float, head_learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """One parameter group for prompts and one for heads.
+    """One parameter group for each head and one for prompts.
 
     A head whose task is not in the step has no gradient and is skipped whole: neither moments nor weight decay move
     it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero.
     """
-    groups = [{"params": list(tagger._heads.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}]
+    groups = [
+        {"params": list(head.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}
+        for head in tagger.heads.values()
+    ]
     if tagger.bank is not None:
         groups.append({"params": list(tagger.bank.parameters()), "rate": prompt_learning_rate, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=0.0, foreach=True)
+
+
+class Optimizer(Protocol):
+    """What moves the weights, in the same way on every rank; all ranks call everything side by side."""
+
+    def set_learning_rates(self, factor: float) -> None:
+        """Give every group its base rate times the schedule's factor."""
+        ...
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments and counts, as PARAMETER/NAME; a head that was never drawn has none."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put moments and counts in place."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the parameters."""
+        ...
+
+
+class WholeOptimizer:
+    """An optimizer that every rank runs whole.
+
+    Args:
+        tagger: What is trained.
+        adamw: Over its parameters.
+    """
+
+    def __init__(self, tagger: Tagger, adamw: torch.optim.Optimizer) -> None:
+        self._parameters = dict(tagger.named_parameters())
+        self._adamw = adamw
+
+    def set_learning_rates(self, factor: float) -> None:
+        """Give every group its base rate times the schedule's factor."""
+        set_learning_rates(self._adamw, factor)
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        self._adamw.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Moments and counts, as PARAMETER/NAME; a head that was never drawn has none."""
+        return {
+            f"{name}/{key}": value.detach().cpu().contiguous()
+            for name, parameter in self._parameters.items()
+            for key, value in self._adamw.state.get(parameter, {}).items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put moments and counts in place."""
+        for name, value in tensors.items():
+            parameter, key = name.rsplit("/", 1)
+            place = self._parameters[parameter]
+            self._adamw.state[place][key] = value if key == "step" else value.to(place.device)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

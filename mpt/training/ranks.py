@@ -6,7 +6,7 @@ which has them agree at its end. Values travel as JSON in tensors, never as pick
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -137,10 +137,15 @@ class Share:
         accelerator: Knows the ranks.
         workers: Threads of this rank.
         stop: When it is noted, on any rank, the work is abandoned.
+        in_step: Every rank calls the function equally often, and side by side: where they share a backbone, each call
+            needs all of them.
     """
 
-    def __init__(self, accelerator: Accelerator, workers: Workers, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self, accelerator: Accelerator, workers: Workers, stop: StopRequest | None = None, *, in_step: bool = False
+    ) -> None:
         self.accelerator, self.workers, self.stop = accelerator, workers, stop or StopRequest()
+        self.in_step = in_step
 
     def __call__(self, function: Callable[[Item], Rows], items: Sequence[Item]) -> list[Rows]:
         """`function` of every item, in their order, on every rank; rank r of W computes the items r, r + W, ...
@@ -149,12 +154,22 @@ class Share:
             Abandoned: Somebody asked to stop.
         """
         own = items[self.accelerator.process_index :: self.accelerator.num_processes]
-        with together(self.accelerator):
-            computed = self.workers.map(lambda item: None if self.stop.noted else function(item), own)
+        # Who fails in step with others cannot agree with them: they wait for its share of a layer.
+        with nullcontext() if self.in_step else together(self.accelerator):
+            computed = self._in_step(function, own, items) if self.in_step else self._at_will(function, own)
         if any_rank(self.accelerator, self.stop.noted):
             raise Abandoned
         rows = [one for one in computed if one is not None]
         return rows if self.accelerator.num_processes == 1 else self._gathered(rows, len(items))
+
+    def _at_will(self, function: Callable[[Item], Rows], own: Sequence[Item]) -> list[Rows | None]:
+        """The results of this rank's items, until somebody asks to stop."""
+        return self.workers.map(lambda item: None if self.stop.noted else function(item), own)
+
+    def _in_step(self, function: Callable[[Item], Rows], own: Sequence[Item], items: Sequence[Item]) -> list[Rows]:
+        """The same, and the first item once more where other ranks have one more."""
+        most = -(-len(items) // self.accelerator.num_processes)
+        return [function(item) for item in [*own, *items[: most - len(own)]]][: len(own)]
 
     def _gathered(self, own: list[Rows], count: int) -> list[Rows]:
         """The rows of all ranks in the order of the items; each rank sends as many as the one that has the most."""

@@ -1,10 +1,10 @@
 """One optimizer step."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isnan
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
@@ -16,7 +16,7 @@ from mpt.errors import DivergedError
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
 from mpt.training.gradients import GradientVectors
-from mpt.training.optimizer import clip_gradients
+from mpt.training.optimizer import Optimizer, clip_gradients
 from mpt.training.ranks import together
 from mpt.training.workers import Workers
 
@@ -46,7 +46,7 @@ def train_step(
     *,
     tagger: Tagger,
     tasks: Sequence[EncodedTask],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     accelerator: Accelerator,
     workers: Workers,
     clip_norm: float,
@@ -87,16 +87,16 @@ def train_step(
         return gradients.vector(names[number], loss)
 
     own = range(accelerator.process_index, len(micro_batches), accelerator.num_processes)
-    with together(accelerator):
+    with nullcontext() if tagger.backbone.sharded else together(accelerator):
         vectors = workers.map(compute, own)
-    optimizer.zero_grad(set_to_none=True)
+    tagger.zero_grad(set_to_none=True)
     losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
     for loss, micro_batch in zip(losses, micro_batches, strict=True):
         if isnan(loss):
             raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    tagger.zero_grad(set_to_none=True)
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),

@@ -66,9 +66,9 @@ def start_ranks(count, folder, function, *arguments, environment=None):
     return Ranks(processes, outputs)
 
 
-def run_ranks(count, folder, function, *arguments, status=0, timeout=60):
+def run_ranks(count, folder, function, *arguments, status=0, timeout=60, environment=None):
     """Run to the end; all ranks must end with `status`."""
-    ranks = start_ranks(count, folder, function, *arguments)
+    ranks = start_ranks(count, folder, function, *arguments, environment=environment)
     statuses = ranks.wait(timeout)
     assert statuses == [status] * count, f"{statuses}\n{ranks.told()}"
     return ranks

@@ -160,7 +160,7 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def write_bert(folder, *, seed=0, positions=64):
+def write_bert(folder, *, seed=0, positions=64, shard_size="50GB", **sizes):
     """A random BERT of two layers, and a tokenizer whose word pieces are characters."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -180,15 +180,9 @@ def write_bert(folder, *, seed=0, positions=64):
     )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(folder)
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=positions,
-    )
-    BertModel(config).save_pretrained(folder)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(pieces), max_position_embeddings=positions, **(small | sizes))
+    BertModel(config).save_pretrained(folder, max_shard_size=shard_size)
     logging.enable_progress_bar()
     return folder
 

@@ -1,20 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
-from accelerate.utils import DistributedType
 from common.runs import quiet
 from rich.console import Console
 
-from mpt.errors import ConfigError, LaunchError, TrainingError
+from mpt.errors import ConfigError, LaunchError
 from mpt.stages import launch
 from mpt.stages.launch import build_accelerator, check_launch, claim_cores, describe_launch, speaker
-
-
-def test_a_launch_under_an_engine_is_refused(tmp_path, monkeypatch):
-    fake = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
-    monkeypatch.setattr(launch, "Accelerator", lambda **_: fake)
-    with pytest.raises(TrainingError, match="launched under DEEPSPEED, expected a plain launch"):
-        build_accelerator(tmp_path, [])
+from mpt.training.engines import Engine
 
 
 @pytest.mark.parametrize(
@@ -96,6 +89,6 @@ def test_a_launch_that_has_not_come_together_is_refused(tmp_path, monkeypatch):
 
 
 def test_one_process_says_what_it_computes(tmp_path):
-    told = describe_launch(build_accelerator(tmp_path), 4)
+    told = describe_launch(build_accelerator(tmp_path), Engine(), 4)
     assert told.startswith("launch: one process on cpu, ")
     assert told.endswith("it computes 4 of a step's 4 micro-batches")

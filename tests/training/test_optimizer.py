@@ -59,11 +59,11 @@ def test_every_group_has_its_own_rate_and_prompts_are_not_decayed(world):
     assert len(by_parameter) == len(list(parts.tagger.parameters())), "and nothing else is trained"
 
 
-def test_a_model_without_prompts_has_one_group(world):
+def test_a_model_without_prompts_has_a_group_for_each_head(world):
     parts = make_parts(world)
     parts.tagger.bank = None
     optimizer = build_optimizer(parts.tagger, prompt_learning_rate=0.2, head_learning_rate=0.01, weight_decay=0.0)
-    assert len(optimizer.param_groups) == 1
+    assert len(optimizer.param_groups) == len(parts.tagger.heads)
 
 
 def with_gradients(*values):
