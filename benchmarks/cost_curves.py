@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from job import MPT_ENVIRONMENT, run_script
-from program import BACKBONE, open_console, run_program
+from program import BACKBONE, named_arms, open_console, run_program
 
 CURVES = {
     "tasks": (1, 10, 100, 1000),
@@ -47,6 +47,7 @@ class Measured:
 
 
 def run(
+    curves: Annotated[str, typer.Option(help="Curves to measure, with commas between.")] = ",".join(CURVES),
     repeats: Annotated[int, typer.Option(min=1, help="Times that every point is measured.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     backbone: Annotated[str, typer.Option(help="Reference of the backbone.")] = BACKBONE,
@@ -54,12 +55,12 @@ def run(
 ) -> None:
     """Measure how the cost of a step grows."""
     console = open_console()
-    curves: dict[str, list[Measured]] = {}
-    for name in CURVES:
-        curves[name] = measure_curve(name, backbone, device, repeats)
-        console.print(table(name, curves[name], repeats))
+    measured: dict[str, list[Measured]] = {}
+    for name in named_arms(curves, tuple(CURVES), option="--curves"):
+        measured[name] = measure_curve(name, backbone, device, repeats)
+        console.print(table(name, measured[name], repeats))
     if as_json:
-        print(json.dumps({name: [asdict(point) for point in points] for name, points in curves.items()}))
+        print(json.dumps({name: [asdict(point) for point in points] for name, points in measured.items()}))
 
 
 def measure_curve(name: str, backbone: str, device: str, repeats: int) -> list[Measured]:

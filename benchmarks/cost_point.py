@@ -24,8 +24,10 @@ from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
-from mpt.stages.assembly import build_plan, build_workers, encode_tasks, open_backbone, prompt_shape
-from mpt.training.optimizer import build_optimizer, set_learning_rates
+from mpt.stages.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
+from mpt.stages.launch import build_workers
+from mpt.training.engines import Engine
+from mpt.training.optimizer import WholeOptimizer, build_optimizer
 from mpt.training.step import train_step
 
 LABELS = ("O", "B-X", "I-X", "B-Y", "I-Y", "B-Z", "I-Z")
@@ -112,9 +114,10 @@ def _time_steps(
     plan: Plan,
     accelerator: Accelerator,
 ) -> Cost:
-    optimizer = build_optimizer(tagger, prompt_learning_rate=0.1, head_learning_rate=0.01, weight_decay=0.0)
-    set_learning_rates(optimizer, 1.0)
-    workers = build_workers(settings, accelerator)
+    adamw = build_optimizer(tagger, prompt_learning_rate=0.1, head_learning_rate=0.01, weight_decay=0.0)
+    optimizer = WholeOptimizer(tagger, adamw)
+    optimizer.set_learning_rates(1.0)
+    workers = build_workers(settings, accelerator, Engine())
     seconds, planning, pieces = [], [], []
     for step in range(WARM_UP_STEPS + point.steps):
         began = time.perf_counter()

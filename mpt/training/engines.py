@@ -87,7 +87,8 @@ def _compile_nothing() -> None:
     """Tell DeepSpeed that none of its native operations can be had; on a CPU it would compile some at its start."""
     import deepspeed.ops  # type: ignore[import]
 
-    deepspeed.ops.__compatible_ops__ = {}
+    operations: Any = deepspeed.ops
+    operations.__compatible_ops__ = {}
 
 
 def find_engine(accelerator: Accelerator, *, clip_norm: float) -> Engine:

@@ -32,7 +32,7 @@ class ZeroOptimizer:
         self._names = {parameter: name for name, parameter in tagger.named_parameters()}
         self._parameters: list[list[nn.Parameter]] = [list(group["params"]) for group in adamw.param_groups]
         self._adamw = adamw
-        self._engine, *_ = deepspeed.initialize(model=tagger, optimizer=adamw, config=dict(config))
+        self._engine: Any = deepspeed.initialize(model=tagger, optimizer=adamw, config=dict(config))[0]
         adamw.register_step_pre_hook(_skip_idle)
         for group in adamw.param_groups:
             (share,) = group["params"]  # now flat, and this rank's alone
@@ -61,7 +61,7 @@ class ZeroOptimizer:
         tensors: dict[str, Tensor] = {}
         self._link()
         for step, parameter in self._steps():
-            moments = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
+            moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
             if step > 0:
                 tensors |= {f"{self._names[parameter]}/{name}": value.cpu() for name, value in moments.items()}
                 tensors[f"{self._names[parameter]}/step"] = step.clone()

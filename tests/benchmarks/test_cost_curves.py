@@ -48,3 +48,8 @@ def test_ratios_are_taken_within_a_repeat(monkeypatch):
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="--device cuda"):
         measure_point(Point(backbone="x", device="cuda"))
+
+
+def test_an_unknown_curve_is_refused():
+    with pytest.raises(ConfigError, match=r'^--curves "task" is not one of tasks, .* Did you mean "tasks"\?'):
+        cost_curves.run(curves="task")
