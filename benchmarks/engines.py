@@ -1,6 +1,6 @@
 """Memory of a rank and speed of all, for a backbone that ranks hold whole or share, on one machine's CPU.
 
-    python benchmarks/engines.py [--ranks 1,2,4] [--steps 4]
+    python benchmarks/engines.py [--ranks 1,2,4] [--layers 24] [--steps 4]
 
 Every line is a run of its own through `accelerate launch` and pipelines/pretrain_prompts.py over a random backbone of
 RoBERTa-large's shape in bfloat16. Memory is that of rank 0, which also writes the checkpoints.
@@ -33,12 +33,13 @@ ENGINES = {"plain": "cpu2", "ZeRO-3": "deepspeed_zero3", "FSDP2": "fsdp2"}
 
 def main(
     ranks: Annotated[str, typer.Option(help="Numbers of processes.")] = "1,2,4",
+    layers: Annotated[int, typer.Option(help="Layers of the backbone.")] = 24,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 4,
 ) -> None:
     """Print a line of a Markdown table for each engine and number of ranks."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_backbone(folder / "backbone", MINILM, **LARGE)
+        write_backbone(folder / "backbone", MINILM, **{**LARGE, "num_hidden_layers": layers})
         write_synthetic(folder / "data", sentences=40)
         (folder / "run.yaml").write_text(CONFIG.format(backbone=folder / "backbone", steps=steps))
         size = sum(path.stat().st_size for path in (folder / "backbone").glob("*.safetensors"))
