@@ -143,13 +143,7 @@ def load_backbone(
         injection=injection,
         trunk=install_trunk(model, injection),
         word_pieces=_load_tokenizer(folder, reference, room, causal=_is_causal(model, injection)),
-        identity=BackboneIdentity(
-            reference=reference,
-            revision=revision,
-            architecture=architecture,
-            weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
-            tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
-        ),
+        identity=_identify(folder, reference, revision, architecture),
         num_layers=len(injection.prompts),
         num_key_value_heads=keys.shape[1],
         head_dim=keys.shape[3],
@@ -160,6 +154,16 @@ def load_backbone(
         num_parameters=num_parameters,
         device=pieces.device,
         sharded=sharding is not None,
+    )
+
+
+def _identify(folder: Path, reference: str, revision: str | None, architecture: str) -> BackboneIdentity:
+    return BackboneIdentity(
+        reference=reference,
+        revision=revision,
+        architecture=architecture,
+        weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
+        tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
     )
 
 

@@ -1,6 +1,6 @@
 """Stage 2: the pretrained prompt to single tasks, beside baselines at equal steps and equal tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -118,15 +118,9 @@ def transfer(
         saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
         for task in loaded:  # a head that cannot be copied is an error before anything is trained
             build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
-        given = {
-            "config.yaml": dump(settings).encode(),
-            "manifest.json": to_json(manifest.resolved()),
-            "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
-        }
+        given = _given(settings, manifest, saved)
         notices += claim_cores(accelerator)
-    alike = {name: content.decode() for name, content in given.items()}
-    files = {task.name: dict(task.digests) for task in loaded}
-    require_alike(accelerator, {**alike, "files": files, "shots": list(shots), "versions": versions()})
+    require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
     line = describe_launch(accelerator, engine, settings.training.micro_batches)
     console.print(line, highlight=False, soft_wrap=True)
@@ -142,14 +136,35 @@ def transfer(
         console=console,
         folder=folder,
     )
-    results: list[Result] = []
-    for task, count in wanted:
-        for method in [*settings.baselines, TRANSFER]:
-            results += _run_method(session, task, count, method)
-        _write(session, results)
+    results = _run_all(session, wanted)
     console.print(comparison_table(results, title=f"from {saved.folder}"))
     console.print(f"results: {folder}", highlight=False)
     accelerator.end_training()
+    return results
+
+
+def _given(settings: TransferSettings, manifest: Manifest, saved: SavedModel) -> dict[str, bytes]:
+    """Files that the results folder starts with: what the runs were given."""
+    return {
+        "config.yaml": dump(settings).encode(),
+        "manifest.json": to_json(manifest.resolved()),
+        "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
+    }
+
+
+def _facts(given: Mapping[str, bytes], tasks: Sequence[Task], shots: Sequence[int]) -> dict[str, Any]:
+    """What must be the same on every rank."""
+    facts = {"shots": list(shots), "versions": versions(), "files": {task.name: dict(task.digests) for task in tasks}}
+    return facts | {name: content.decode() for name, content in given.items()}
+
+
+def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]]) -> list[Result]:
+    """Every method of every task; the results of a task are written when all of its methods are done."""
+    results: list[Result] = []
+    for task, count in wanted:
+        for method in [*session.settings.baselines, TRANSFER]:
+            results += _run_method(session, task, count, method)
+        _write(session, results)
     return results
 
 

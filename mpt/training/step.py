@@ -91,9 +91,7 @@ def train_step(
         vectors = workers.map(compute, own)
     tagger.zero_grad(set_to_none=True)
     losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
-    for loss, micro_batch in zip(losses, micro_batches, strict=True):
-        if isnan(loss):
-            raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
+    _require_finite(step, losses, micro_batches, tasks)
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
     tagger.zero_grad(set_to_none=True)
@@ -122,6 +120,15 @@ def _task_losses(
         sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
         words[name] = words.get(name, 0) + int(encoded.splits["train"].words_of(micro_batch.windows).sum())
     return {name: sums[name] / words[name] for name in sums}
+
+
+def _require_finite(
+    step: int, losses: Sequence[float], micro_batches: Sequence[MicroBatch], tasks: Sequence[EncodedTask]
+) -> None:
+    """Refuse to go on when a micro-batch's loss is NaN, which stands for anything that is not finite in it."""
+    for loss, micro_batch in zip(losses, micro_batches, strict=True):
+        if isnan(loss):
+            raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
 
 
 def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
