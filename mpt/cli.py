@@ -193,6 +193,10 @@ def main(command: Callable[[], object] = app) -> None:
         _end(2)
     except PeerError as error:
         _end(error.status)
+    except SystemExit as done:  # how typer ends a command, also one that succeeded
+        if not _one_of_several() or not isinstance(done.code, int):
+            raise
+        _end(done.code)
     except Preempted as error:
         _end(128 + error.signal)
     except KeyboardInterrupt:
