@@ -7,8 +7,7 @@ from dataclasses import asdict
 from transformers.utils import logging
 
 from flops import device_named
-from job import PEFT_ARMS, Answer, Job
-from mpt.errors import MptError
+from job import PEFT_ARMS, Answer, Job, answer
 
 
 def train_arm(job: Job) -> Answer:
@@ -30,8 +29,4 @@ def train_arm(job: Job) -> Answer:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(asdict(train_arm(Job(**json.loads(sys.argv[1]))))))
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: asdict(train_arm(Job(**json.loads(sys.argv[1])))))

@@ -7,19 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-import torch
 from accelerate import Accelerator
 
 from clock import describe_machine, peak_memory_mib
 from corpus import PLACES, words_of_one_piece
 from flops import device_named
+from job import answer
 from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import Plan
 from mpt.data.schema import TaskSpec
 from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
-from mpt.errors import MptError
 from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
@@ -179,9 +178,4 @@ def synthetic_task(number: int, sentences: int, pieces: int) -> Task:
 
 
 if __name__ == "__main__":
-    try:
-        torch.manual_seed(0)
-        print(json.dumps(asdict(measure_point(Point(**json.loads(sys.argv[1]))))))
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: asdict(measure_point(Point(**json.loads(sys.argv[1])))))

@@ -6,7 +6,6 @@ count. Neither do attention, prompts, heads, padding and whatever else is not a 
 thereby lowers the utilisation.
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from job import answer
 from mpt.errors import ConfigError
 
 SHAPES = ((2048, 384, 384), (2048, 384, 1536), (2048, 1024, 1024), (2048, 1024, 4096), (4096, 2048, 2048))
@@ -69,8 +69,4 @@ def device_named(name: str) -> torch.device:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(best_product_rate(device_named(sys.argv[1]))))
-    except ConfigError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: best_product_rate(device_named(sys.argv[1])))

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def measure(job: Job) -> Answer:
     """
     environment = MPT_ENVIRONMENT if job.arm in MPT_ARMS else None
     return Answer(**run_script("arm.py", json.dumps(asdict(job)), environment=environment))
+
+
+def answer(work: Callable[[], Any]) -> None:
+    """Print what this process was started for, as one line of JSON; `run_script` reads it."""
+    try:
+        print(json.dumps(work()))
+    except MptError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_script(name: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
-from mpt.errors import MptError
+from job import answer
 from mpt.model.backbone import locate
 
 LARGE = {
@@ -51,9 +51,4 @@ def write_backbone(folder: Path, tokenizer_of: str, **sizes: Any) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        write_backbone(Path(sys.argv[1]), sys.argv[2], **LARGE)
-        print("{}")
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: write_backbone(Path(sys.argv[1]), sys.argv[2], **LARGE))

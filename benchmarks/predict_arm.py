@@ -11,8 +11,8 @@ from transformers.utils import logging
 
 from clock import describe_machine, peak_memory_mib
 from corpus import read_task
+from job import answer
 from mpt.data.tasks import Task
-from mpt.errors import MptError
 from predict_job import PIPELINE_ARMS, PredictAnswer, PredictJob, Tag
 
 WARM_UP = 100
@@ -55,8 +55,4 @@ def _tagger_of(arm: str) -> Callable[[PredictJob, Task], Tag]:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(asdict(predict_arm(PredictJob(**json.loads(sys.argv[1]))))))
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: asdict(predict_arm(PredictJob(**json.loads(sys.argv[1])))))

@@ -1,6 +1,5 @@
 """Come up to the first step of a run once: the process that `startup.py` starts. The answer is one line of JSON."""
 
-import json
 import resource
 import sys
 import time
@@ -8,10 +7,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from job import answer
 from mpt.config import BackboneSettings, PretrainSettings
 from mpt.data.batch import collate
 from mpt.data.manifest import load_manifest
-from mpt.errors import MptError
 from mpt.stages.assembly import build_plan, open_backbone
 from mpt.stages.inputs import open_tasks
 
@@ -55,8 +54,4 @@ def _anonymous_bytes() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(start(Path(sys.argv[1]), sys.argv[2])))
-    except MptError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    answer(lambda: start(Path(sys.argv[1]), sys.argv[2]))

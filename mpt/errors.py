@@ -5,8 +5,12 @@ expected, what was found and what to do. `mpt` and the pipelines print the messa
 status 2; everything else is a bug and keeps its traceback.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class MptError(ValueError):
@@ -92,6 +96,20 @@ def merged(errors: Sequence[MptError]) -> MptError:
     problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
     kinds = {type(error) for error in errors}
     return (kinds.pop() if len(kinds) == 1 else DataError)(problems)
+
+
+def every(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of every item, in order; all are tried, and what is wrong with any of them is raised at once."""
+    results: list[Result] = []
+    errors: list[MptError] = []
+    for item in items:
+        try:
+            results.append(work(item))
+        except MptError as error:
+            errors.append(error)
+    if errors:
+        raise merged(errors)
+    return results
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from mpt import errors
-from mpt.errors import MptError, did_you_mean, printable
+from mpt.errors import ConfigError, DataError, MptError, did_you_mean, every, printable
 
 
 def test_one_problem():
@@ -54,3 +54,27 @@ def test_the_nearest_word_is_suggested_where_one_is_near(word, hint):
 
 def test_nothing_is_near_to_nothing():
     assert did_you_mean("people", []) == ""
+
+
+def test_every_item_is_tried_and_all_problems_are_told_at_once():
+    tried = []
+
+    def work(item):
+        tried.append(item)
+        if item > 1:
+            raise ConfigError(f"{item} is too large")
+        return 10 * item
+
+    assert every(work, [0, 1]) == [0, 10]
+    with pytest.raises(ConfigError) as raised:
+        every(work, [2, 0, 3])
+    assert raised.value.problems == ["2 is too large", "3 is too large"]
+    assert tried == [0, 1, 2, 0, 3]
+
+
+def test_nothing_but_a_users_error_is_collected():
+    def work(item):
+        raise KeyError(item) if item else DataError("wrong")
+
+    with pytest.raises(KeyError):
+        every(work, [0, 1])

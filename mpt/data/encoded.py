@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from mpt.data.schema import Split
 from mpt.data.tasks import Task
 from mpt.data.tokenization import EncodedSplit, WordPieces, encode
-from mpt.errors import MptError, merged
+from mpt.errors import every
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +44,15 @@ def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[
     Raises:
         DataError: See `mpt.data.tokenization.encode`; lists the problems of all splits.
     """
-    splits: dict[Split, EncodedSplit] = {}
-    notices: list[str] = []
-    errors: list[MptError] = []
-    for name, sentences in task.splits.items():
-        try:
-            splits[name], found = encode(
-                sentences, word_pieces, task.labels, long=task.spec.long, no_piece=task.spec.no_piece
-            )
-        except MptError as error:
-            errors.append(error)
-            continue
-        notices += [f'task "{task.name}" {name}: {notice}' for notice in found]
-    if errors:
-        raise merged(errors)
+    spec = task.spec
+    encoded = every(
+        lambda sentences: encode(sentences, word_pieces, task.labels, long=spec.long, no_piece=spec.no_piece),
+        task.splits.values(),
+    )
+    splits: dict[Split, EncodedSplit] = {name: split for name, (split, _) in zip(task.splits, encoded, strict=True)}
+    notices = [
+        f'task "{task.name}" {name}: {notice}'
+        for name, (_, found) in zip(task.splits, encoded, strict=True)
+        for notice in found
+    ]
     return EncodedTask(task=replace(task, splits={}), splits=splits), notices

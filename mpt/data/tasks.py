@@ -17,7 +17,7 @@ from mpt.data.schema import SPLITS, Metric, Split, TaskSpec
 from mpt.data.sentence import Sentence
 from mpt.data.splits import sample_sentences, split_dev
 from mpt.data.tags import Scheme
-from mpt.errors import DataError, MptError, merged
+from mpt.errors import DataError, every
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +63,8 @@ def load_tasks(
     Raises:
         MptError: With the problems of all tasks and all files.
     """
-    errors: list[MptError] = []
-    tasks: list[Task] = []
-    notices: list[str] = []
-    for name in chosen_names(manifest, names):
-        try:
-            task, said = load_task(manifest, name, splits=splits)
-        except MptError as error:
-            errors.append(error)
-        else:
-            tasks.append(task)
-            notices += said
-    if errors:
-        raise merged(errors)
-    return tasks, notices
+    loaded = every(lambda name: load_task(manifest, name, splits=splits), chosen_names(manifest, names))
+    return [task for task, _ in loaded], [notice for _, said in loaded for notice in said]
 
 
 def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("train", "dev")) -> tuple[Task, list[str]]:
@@ -138,14 +126,7 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
     """
     if names is None:
         return list(manifest.tasks)
-    errors: list[MptError] = []
-    for name in names:
-        try:
-            manifest.spec(name)
-        except MptError as error:
-            errors.append(error)
-    if errors:
-        raise merged(errors)
+    every(manifest.spec, names)
     return [name for name in manifest.tasks if name in names]
 
 
@@ -179,16 +160,10 @@ def _read(spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Seq
     source = source_format(spec)
     if spec.hub is not None:
         return {split: read_hub(spec.hub, split, source) for split in splits}
+    places: list[tuple[Split, Path]] = [(split, path) for split, found in files.items() for path in found.values()]
     sentences: Sentences = {split: [] for split in splits}
-    errors: list[MptError] = []
-    for split, found in files.items():
-        for path in found.values():
-            try:
-                sentences[split] += read_sentences(path, source)
-            except MptError as error:
-                errors.append(error)
-    if errors:
-        raise merged(errors)
+    for (split, _), found in zip(places, every(lambda place: read_sentences(place[1], source), places), strict=True):
+        sentences[split] += found
     return sentences
 
 

@@ -26,7 +26,7 @@ from mpt.data.schema import SPLITS, Split, TaskSpec
 from mpt.data.tasks import chosen_names, load_task, make_task, task_files
 from mpt.data.tokenization import EncodedSplit, Places, WordPieces
 from mpt.disk_cache import DiskCache
-from mpt.errors import MptError, merged
+from mpt.errors import every
 from mpt.files import write_durable
 
 TEXT = "text.safetensors"
@@ -72,25 +72,15 @@ def read_tasks(
     Raises:
         MptError: With the problems of all tasks and all files.
     """
-    errors: list[MptError] = []
-    tasks: list[EncodedTask] = []
-    notices: list[str] = []
     how = {} if kept is None else _how(word_pieces)
-    for name in chosen_names(manifest, names):
-        try:
-            task, said = (
-                _encoded(manifest, name, splits, word_pieces)
-                if kept is None
-                else _kept(manifest, name, splits, word_pieces, kept, how)
-            )
-        except MptError as error:
-            errors.append(error)
-        else:
-            tasks.append(task)
-            notices += said
-    if errors:
-        raise merged(errors)
-    return tasks, list(dict.fromkeys(notices))
+
+    def read(name: str) -> tuple[EncodedTask, list[str]]:
+        if kept is None:
+            return _encoded(manifest, name, splits, word_pieces)
+        return _kept(manifest, name, splits, word_pieces, kept, how)
+
+    found = every(read, chosen_names(manifest, names))
+    return [task for task, _ in found], list(dict.fromkeys(notice for _, said in found for notice in said))
 
 
 def _encoded(

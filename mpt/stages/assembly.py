@@ -17,7 +17,7 @@ from mpt.data.encoded import EncodedTask, encode_task
 from mpt.data.plan import Plan, TaskSize
 from mpt.data.schema import Split
 from mpt.data.tasks import Task
-from mpt.errors import ConfigError, MptError, merged
+from mpt.errors import ConfigError, every
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.files import published_folder, write_durable
 from mpt.model.backbone import Backbone, load_backbone
@@ -67,20 +67,8 @@ def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[Encode
     Raises:
         DataError: With the problems of all tasks.
     """
-    encoded: list[EncodedTask] = []
-    notices: list[str] = []
-    errors: list[MptError] = []
-    for task in tasks:
-        try:
-            one, said = encode_task(task, backbone.word_pieces)
-        except MptError as error:
-            errors.append(error)
-        else:
-            encoded.append(one)
-            notices += said
-    if errors:
-        raise merged(errors)
-    return encoded, notices
+    encoded = every(lambda task: encode_task(task, backbone.word_pieces), tasks)
+    return [task for task, _ in encoded], [notice for _, said in encoded for notice in said]
 
 
 def keep_trunk(

@@ -114,10 +114,8 @@ def transfer(
         manifest = load_manifest(manifest_path)
         loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
-        _check_shots(wanted)
         saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
-        for task in loaded:  # a head that cannot be copied is an error before anything is trained
-            build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
+        _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
         notices += claim_cores(accelerator)
     require_alike(accelerator, _facts(given, loaded, shots))
@@ -137,7 +135,6 @@ def transfer(
         folder=folder,
     )
     results = _run_all(session, wanted)
-    console.print(comparison_table(results, title=f"from {saved.folder}"))
     console.print(f"results: {folder}", highlight=False)
     accelerator.end_training()
     return results
@@ -159,16 +156,19 @@ def _facts(given: Mapping[str, bytes], tasks: Sequence[Task], shots: Sequence[in
 
 
 def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]]) -> list[Result]:
-    """Every method of every task; the results of a task are written when all of its methods are done."""
+    """Every method of every task; a task's results are written when its methods are done, and all shown at the end."""
     results: list[Result] = []
     for task, count in wanted:
         for method in [*session.settings.baselines, TRANSFER]:
             results += _run_method(session, task, count, method)
-        _write(session, results)
+        with together(session.accelerator):
+            _write(session, results)
+    session.console.print(comparison_table(results, title=f"from {session.saved.folder}"))
     return results
 
 
-def _check_shots(wanted: Sequence[tuple[Task, int | None]]) -> None:
+def _check_targets(saved: SavedModel, wanted: Sequence[tuple[Task, int | None]], settings: TransferSettings) -> None:
+    """Shots that a task does not have, or a head that cannot be copied, are errors before anything is trained."""
     problems = [
         f'task "{task.name}": {count} shots asked for, train has {len(task.splits["train"])} sentences. Ask for fewer'
         for task, count in wanted
@@ -176,6 +176,8 @@ def _check_shots(wanted: Sequence[tuple[Task, int | None]]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+    for task, _ in wanted:
+        build_head(saved, task, mode=settings.head, seed=0, dropout=0.0)
 
 
 def _run_method(session: Session, task: Task, shots: int | None, method: str) -> list[Result]:
@@ -186,10 +188,8 @@ def _run_method(session: Session, task: Task, shots: int | None, method: str) ->
     for seed in session.settings.seeds:
         trial = Trial(task=task, shots=shots, method=method, seed=seed, optimizer=optimizer)
         folder = parent / f"seed-{seed}"
-        if (done := _written(session, folder / RESULT_FILE)) is not None:
-            results.append(Result(**done["result"]))
-            continue
-        results.append(_run_trial(session, trial, folder))
+        done = _written(session, folder / RESULT_FILE)
+        results.append(_run_trial(session, trial, folder) if done is None else Result(**done["result"]))
     return results
 
 

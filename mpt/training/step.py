@@ -94,7 +94,6 @@ def train_step(
     _require_finite(step, losses, micro_batches, tasks)
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
-    tagger.zero_grad(set_to_none=True)
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),
