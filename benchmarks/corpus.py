@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from mpt.data.example import Sentence, sentences_of
 from mpt.data.labels import tag_list
 from mpt.data.manifest import load_manifest
 from mpt.data.schema import Split, TaskSpec
-from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task, load_task
 from mpt.data.tokenization import WordPieces, encode
 from mpt.seeding import permutation, uniforms
@@ -113,7 +113,8 @@ def _real() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:
     second, _ = load_task(manifest, "wnut17", splits=("train",))
     tags = chain(first.labels, second.labels)
     kinds = list(dict.fromkeys(tag[2:] for tag in tags if tag != "O"))
-    return [first.splits["train"], second.splits["train"]], first.splits["dev"], kinds
+    train = [sentences_of(first.splits["train"]), sentences_of(second.splits["train"])]
+    return list(train), sentences_of(first.splits["dev"]), kinds
 
 
 def _synthetic() -> tuple[list[Sequence[Sentence]], Sequence[Sentence], list[str]]:

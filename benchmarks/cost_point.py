@@ -15,9 +15,9 @@ from flops import device_named
 from job import answer
 from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
+from mpt.data.example import Sentence
 from mpt.data.plan import Plan
 from mpt.data.schema import TaskSpec
-from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
 from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead

@@ -26,7 +26,9 @@ from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import Corpus, read_corpus
 from job import LONGEST_WINDOW, WARM_UP, Answer, Job
 from mpt.data.batch import collate, evaluation_batches, word_rows
-from mpt.data.tokenization import EncodedSplit, encode
+from mpt.data.encoded import EncodedSplit
+from mpt.data.example import sentences_of
+from mpt.data.tokenization import encode
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.evaluator import batch_tokens
 from mpt.evaluation.metrics import score
@@ -88,7 +90,7 @@ def _encoded(job: Job) -> tuple[Corpus, dict[str, EncodedSplit], int]:
     word_pieces = load_backbone(job.backbone, longest_window=LONGEST_WINDOW).word_pieces
     corpus = read_corpus(word_pieces, pieces=job.pieces)
     splits = {
-        str(name): encode(sentences, word_pieces, corpus.task.labels)[0]
+        str(name): encode(sentences_of(sentences), word_pieces, corpus.task.labels)[0]
         for name, sentences in corpus.task.splits.items()
     }
     return corpus, splits, word_pieces.pad

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 from mpt.data.tasks import Task
 from mpt.model.backbone import DTYPES, locate
 from predict_job import PIPELINE_ARMS, PredictJob, Tag

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from clock import describe_machine, peak_memory_mib
 from corpus import read_task
 from job import answer
+from mpt.data.example import sentences_of
 from mpt.data.tasks import Task
 from predict_job import PIPELINE_ARMS, PredictAnswer, PredictJob, Tag
 
@@ -28,7 +29,7 @@ def predict_arm(job: PredictJob) -> PredictAnswer:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     task, origin = read_task(sentences=job.sentences)
-    sentences, device = task.splits["test"], torch.device("cpu")
+    sentences, device = sentences_of(task.splits["test"]), torch.device("cpu")
     tag = _tagger_of(job.arm)(job, task)
     tag(sentences[:WARM_UP])
     began, cpu_began = time.perf_counter(), time.process_time()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from job import MPT_ENVIRONMENT, run_script
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 
 PIPELINE_ARMS = {
     "pipeline_fp32": ("float32", 1),

@@ -117,6 +117,11 @@ def printable(text: str) -> str:
     return "".join(char if char == "\n" or char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, or what it is when it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"?` for the nearest known word, or nothing when none is near."""
     nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -116,7 +116,7 @@ def parsed(path):
 
 
 def test_there_is_something_to_check():
-    assert {"mpt.errors", "mpt.data.sentence", "mpt.evaluation.metrics"} <= {module_name(path) for path in SOURCES}
+    assert {"mpt.errors", "mpt.data.example", "mpt.evaluation.metrics"} <= {module_name(path) for path in SOURCES}
 
 
 def test_imports_point_downwards():
@@ -154,7 +154,7 @@ def test_commands_without_a_model_do_not_load_torch(module):
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("mpt.errors", "import mpt.data.sentence"),
+        ("mpt.errors", "import mpt.data.example"),
         ("mpt.data.tags", "def f():\n    from mpt.model import bank"),
         ("mpt.model.bank", "from mpt import training"),
         ("mpt.training.loop", "from mpt.evaluation.metrics import score"),

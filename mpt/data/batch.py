@@ -1,19 +1,19 @@
 """Windows to padded tensors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from mpt.data.encoded import EncodedSplit
 from mpt.data.plan import greedy_cuts
 from mpt.data.ragged import ranges
-from mpt.data.tokenization import EncodedSplit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows of word pieces and the places where words are scored.
 
@@ -21,7 +21,11 @@ class Batch:
         input_ids_BS: Piece ids, specials and padding included.
         attention_mask_BS: True on pieces; None when no row is padded, which spares every layer the masking.
         words_M: Flat index (row * S + column) of each word's scoring piece, rows in order.
-        labels_M: Label id of each of these words; None for text without labels.
+        labels_M: Label id of each of these words, or where scores are normalised over words, a bit for each column
+            that the word is right in; None for text without labels.
+        groups_M: Number of the window, or example, over whose words a column of scores is normalised; None where each
+            word's own labels are normalised over.
+        segments_BS: Segment (token type) of each piece; None when all are in the first.
         trunk_depth: Lower layers whose outputs are at hand; 0 when none are.
         trunk_BSH: These outputs, zero on padding; None when none are.
     """
@@ -30,6 +34,8 @@ class Batch:
     attention_mask_BS: Bool[Tensor, "B S"] | None
     words_M: Int64[Tensor, " M"]
     labels_M: Int64[Tensor, " M"] | None
+    groups_M: Int64[Tensor, " M"] | None = None
+    segments_BS: Int64[Tensor, "B S"] | None = None
     trunk_depth: int = 0
     trunk_BSH: Float[Tensor, "B S H"] | None = None
 
@@ -41,14 +47,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(
-            input_ids_BS=self.input_ids_BS.to(device),
-            attention_mask_BS=None if self.attention_mask_BS is None else self.attention_mask_BS.to(device),
-            words_M=self.words_M.to(device),
-            labels_M=None if self.labels_M is None else self.labels_M.to(device),
-            trunk_depth=self.trunk_depth,
-            trunk_BSH=None if self.trunk_BSH is None else self.trunk_BSH.to(device),
-        )
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int) -> Batch:
@@ -63,14 +63,29 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
     word_counts = split.words_of(windows)
     words = ranges(split.word_starts[windows], word_counts)
     rows = np.repeat(np.arange(len(windows)), word_counts)
+    segments = None
+    if split.segments is not None:
+        segments = np.zeros_like(ids)
+        segments[mask] = split.segments[pieces]
     return Batch(
         input_ids_BS=torch.from_numpy(ids),
         attention_mask_BS=None if mask.all() else torch.from_numpy(mask),
         words_M=torch.from_numpy(rows * longest + split.positions[words]),
         labels_M=None if split.labels is None else torch.from_numpy(split.labels[words].astype(np.int64)),
+        groups_M=_groups(split, windows[rows]),
+        segments_BS=None if segments is None else torch.from_numpy(segments),
         trunk_depth=0 if split.trunk is None else split.trunk.depth,
         trunk_BSH=None if split.trunk is None else _padded(split.trunk.values, pieces, mask),
     )
+
+
+def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[Tensor, " M"] | None:
+    """Number the windows or examples that words are part of, from 0 without gaps."""
+    if split.softmax_over == "labels":
+        return None
+    if split.softmax_over == "example":
+        windows = np.searchsorted(split.windows_of, windows, side="right") - 1
+    return torch.from_numpy(np.unique(windows, return_inverse=True)[1].astype(np.int64))
 
 
 def _padded(

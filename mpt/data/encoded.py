@@ -1,58 +1,175 @@
-"""A task with its splits as word pieces, ready for batches."""
+"""Tasks as a backbone sees them: windows of word pieces in flat arrays, and no object for an example.
+
+A *word* here is a place that is scored. In a sentence every word is one; a text that gets one label has one for the
+whole, and so has every choice; in a passage every piece is one that an answer may begin or end at.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int32, Int64, Shaped, UInt8
+
+from mpt.data.families import SoftmaxOver
+from mpt.data.ragged import ranges
 from mpt.data.schema import Split
 from mpt.data.tasks import Task
-from mpt.data.tokenization import EncodedSplit, WordPieces, encode
-from mpt.errors import every
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where examples come from.
+
+    Attributes:
+        paths: Files.
+        files: Index of each example's file among them.
+        lines: Line of its first word, counted from 1.
+    """
+
+    paths: tuple[str, ...]
+    files: Int32[np.ndarray, " examples"]
+    lines: Int32[np.ndarray, " examples"]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.lines)
+
+    def where(self, example: int) -> str:
+        """`file:line` of an example's first word."""
+        return f"{self.paths[self.files[example]]}:{self.lines[example]}"
+
+
+def places_of(places: Sequence[tuple[str, int]]) -> Places:
+    """Keep (file, line) of every example as arrays."""
+    numbers: dict[str, int] = {}
+    files = [numbers.setdefault(path, len(numbers)) for path, _ in places]
+    lines = [line for _, line in places]
+    return Places(paths=tuple(numbers), files=np.array(files, dtype=np.int32), lines=np.array(lines, dtype=np.int32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkStates:
+    """Outputs of a backbone's lower layers for every piece of a split.
+
+    Attributes:
+        depth: How many layers, counted from the first.
+        values: The outputs: float32, or bfloat16 as its bits in uint16.
+    """
+
+    depth: int
+    values: Shaped[np.ndarray, "pieces H"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedSplit:
+    """Examples as windows of word pieces, in flat arrays.
+
+    Attributes:
+        pieces: Piece ids of all windows, specials included.
+        piece_starts: Start of each window in `pieces`, and the total.
+        segments: Segment (token type) of every piece; None when all are in the first.
+        positions: For every word of every example, in order: the column of its window where it is scored.
+        word_starts: Start of each window's words in `positions`, and the total.
+        labels: Label id of every word; where scores are normalised over words, a bit for each column that the word is
+            right in. None for text without labels.
+        softmax_over: What the scores of a word are normalised over.
+        windows_of: First window of each example, and the total.
+        places: Where each example comes from.
+        trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
+    """
+
+    pieces: Int32[np.ndarray, " pieces"]
+    piece_starts: Int64[np.ndarray, " windows+1"]
+    segments: UInt8[np.ndarray, " pieces"] | None = None
+    positions: Int32[np.ndarray, " words"]
+    word_starts: Int64[np.ndarray, " windows+1"]
+    labels: Int32[np.ndarray, " words"] | None
+    softmax_over: SoftmaxOver = "labels"
+    windows_of: Int64[np.ndarray, " examples+1"]
+    places: Places
+    trunk: TrunkStates | None = None
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.piece_starts) - 1
+
+    @property
+    def window_pieces(self) -> Int64[np.ndarray, " windows"]:
+        """Word pieces of each window, specials included."""
+        return np.diff(self.piece_starts)
+
+    @property
+    def window_words(self) -> Int64[np.ndarray, " windows"]:
+        """Words scored in each window."""
+        return np.diff(self.word_starts)
+
+    @property
+    def unit_pieces(self) -> Int64[np.ndarray, " units"]:
+        """Padded positions of each unit of training: a window, or an example whose windows belong together."""
+        if self.softmax_over != "example":
+            return self.window_pieces
+        counts = np.diff(self.windows_of)
+        return np.maximum.reduceat(self.window_pieces, self.windows_of[:-1]) * counts
+
+    @property
+    def unit_terms(self) -> Int64[np.ndarray, " units"]:
+        """Terms of the loss in each unit: its words, or one where the words are alternatives."""
+        if self.softmax_over == "labels":
+            return self.window_words
+        return np.ones(len(self) if self.softmax_over == "window" else len(self.places), dtype=np.int64)
+
+    def windows_in(self, units: Int64[np.ndarray, " units"]) -> Int64[np.ndarray, " rows"]:
+        """The windows of some units."""
+        if self.softmax_over != "example":
+            return units
+        return ranges(self.windows_of[units], self.windows_of[units + 1] - self.windows_of[units])
+
+    def terms_of(self, units: Int64[np.ndarray, " units"]) -> int:
+        """Terms of the loss in some units; looks at no others, which may be many."""
+        return int(self.words_of(units).sum()) if self.softmax_over == "labels" else len(units)
+
+    def pieces_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Word pieces of some windows; looks at no others, which may be many."""
+        return self.piece_starts[windows + 1] - self.piece_starts[windows]
+
+    def words_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+        """Words scored in some windows."""
+        return self.word_starts[windows + 1] - self.word_starts[windows]
+
+    @property
+    def example_words(self) -> Int64[np.ndarray, " examples+1"]:
+        """First word of each example, and the total."""
+        return self.word_starts[self.windows_of]
+
+    def example_of(self, window: int) -> int:
+        """Index of the example that a window is part of."""
+        return int(np.searchsorted(self.windows_of, window, side="right")) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedTask:
-    """One task as a backbone sees it: arrays, and no object for a sentence.
+    """One task with its splits as word pieces.
 
     Attributes:
-        task: The task, its sentences left out.
+        task: The task, its examples left out.
         splits: Its encoded splits by name.
     """
 
     task: Task
     splits: Mapping[Split, EncodedSplit]
 
-    def gold(self, split: Split, sentences: Sequence[int]) -> list[tuple[str, ...]]:
-        """The tags of some sentences."""
+    def gold(self, split: Split, examples: Sequence[int]) -> list[tuple[str, ...]]:
+        """What is right for some examples: the tags of a sentence, the label of a text, the number of a choice."""
         encoded, names = self.splits[split], self.task.labels
-        assert encoded.labels is not None, "a task's sentences have tags"
-        bounds = encoded.sentence_words
-        spans = ((int(bounds[sentence]), int(bounds[sentence + 1])) for sentence in sentences)
-        return [tuple(names[label] for label in encoded.labels[start:end].tolist()) for start, end in spans]
+        assert encoded.labels is not None, "a task's examples have labels"
+        bounds = encoded.example_words
+        words = (encoded.labels[bounds[example] : bounds[example + 1]] for example in examples)
+        if encoded.softmax_over == "example":
+            return [(str(int(right.argmax())),) for right in words]
+        return [tuple(names[label] for label in labels.tolist()) for labels in words]
 
-    def places(self, split: Split, windows: Sequence[int]) -> list[str]:
-        """`file:line` of the sentences that windows are part of."""
+    def places(self, split: Split, units: Sequence[int]) -> list[str]:
+        """`file:line` of the examples that some units of training are, or are part of."""
         encoded = self.splits[split]
-        return [encoded.places.where(encoded.sentence_of(window)) for window in windows]
-
-
-def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[str]]:
-    """Encode every split that a task was loaded with.
-
-    Returns:
-        The encoded task, and notices that begin with the task's name.
-
-    Raises:
-        DataError: See `mpt.data.tokenization.encode`; lists the problems of all splits.
-    """
-    spec = task.spec
-    encoded = every(
-        lambda sentences: encode(sentences, word_pieces, task.labels, long=spec.long, no_piece=spec.no_piece),
-        task.splits.values(),
-    )
-    splits: dict[Split, EncodedSplit] = {name: split for name, (split, _) in zip(task.splits, encoded, strict=True)}
-    notices = [
-        f'task "{task.name}" {name}: {notice}'
-        for name, (_, found) in zip(task.splits, encoded, strict=True)
-        for notice in found
-    ]
-    return EncodedTask(task=replace(task, splits={}), splits=splits), notices
+        whole = encoded.softmax_over == "example"
+        return [encoded.places.where(unit if whole else encoded.example_of(unit)) for unit in units]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mpt.data.example import Sentence
 from mpt.data.schema import HubSource, Split
-from mpt.data.sentence import Sentence
 from mpt.data.source import Problems, SourceFormat
 from mpt.data.tags import check_tags, to_bio, undeclared_tags
 from mpt.errors import DataError, did_you_mean

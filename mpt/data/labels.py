@@ -4,26 +4,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from mpt.data.example import Example
 from mpt.data.manifest import Manifest
 from mpt.data.schema import Split, TaskSpec
-from mpt.data.sentence import Sentence
 from mpt.data.tags import split_tag
 from mpt.errors import DataError
 
 MAX_LISTED = 20  # labels of a split that are named in full
 
-Sentences = dict[Split, list[Sentence]]
-_Found = tuple[str, Sentence, int]  # a label, the sentence it is in, the number of the word
+Examples = dict[Split, list[Example]]
+_Found = tuple[str, Example, int]  # a label, the sentence it is in, the number of the word
 
 
 def tag_list(kinds: Sequence[str], spec: TaskSpec) -> tuple[str, ...]:
     """Return the tags that a head scores, given entity types (or the tags themselves where every word has one)."""
-    if spec.metric == "accuracy":
+    if not spec.kind.spans:
         return tuple(kinds)
     return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
-def rename_labels(sentences: Sentences, spec: TaskSpec) -> list[str]:
+def rename_labels(sentences: Examples, spec: TaskSpec) -> list[str]:
     """Apply `label_map` to all splits, in place; report names that occur nowhere, which are most likely misspelt."""
     if not spec.label_map:
         return []
@@ -37,7 +37,7 @@ def rename_labels(sentences: Sentences, spec: TaskSpec) -> list[str]:
     return [f"label_map renames {', '.join(unmet)}, which occurs in none of {', '.join(sentences)}."] if unmet else []
 
 
-def label_kinds(manifest: Manifest, name: str, train: Sequence[Sentence]) -> list[str]:
+def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list[str]:
     """Return a task's labels: as declared, or in the order of first occurrence in train.
 
     Raises:
@@ -53,7 +53,7 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Sentence]) -> lis
     return kinds
 
 
-def settle_unseen(manifest: Manifest, name: str, sentences: Sentences, kinds: Sequence[str]) -> list[str]:
+def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Sequence[str]) -> list[str]:
     """Treat labels that are not in the task's list as `on_unseen_label` says.
 
     Args:
@@ -92,17 +92,17 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Sentences, kinds: Se
 
 def _kind(tag: str, spec: TaskSpec) -> str | None:
     """The label that a tag stands for: its entity type, None for O, or the tag itself where every word has one."""
-    if spec.metric == "accuracy":
+    if not spec.kind.spans:
         return tag
     return None if tag == "O" else split_tag(tag)[1]
 
 
-def _tags(sentence: Sentence) -> tuple[str, ...]:
+def _tags(sentence: Example) -> tuple[str, ...]:
     assert sentence.tags is not None, f"{sentence.where}: a task's sentences have tags"
     return sentence.tags
 
 
-def _labels(sentences: Sequence[Sentence], spec: TaskSpec) -> Iterator[_Found]:
+def _labels(sentences: Sequence[Example], spec: TaskSpec) -> Iterator[_Found]:
     """Yield the label of every word that has one, with its sentence and the word's number in it."""
     for sentence in sentences:
         for index, tag in enumerate(_tags(sentence)):
@@ -116,13 +116,13 @@ def _renamed(tag: str, spec: TaskSpec) -> str:
     if kind not in spec.label_map:
         return tag
     new = spec.label_map[kind]
-    if spec.metric == "accuracy":
+    if not spec.kind.spans:
         assert new is not None, "the schema refuses it"
         return new
     return "O" if new is None else f"{split_tag(tag)[0]}-{new}"
 
 
-def _without_unseen(sentence: Sentence, listed: set[str], spec: TaskSpec) -> Sentence:
+def _without_unseen(sentence: Example, listed: set[str], spec: TaskSpec) -> Example:
     tags = tuple(tag if (kind := _kind(tag, spec)) is None or kind in listed else "O" for tag in _tags(sentence))
     return replace(sentence, tags=tags)
 

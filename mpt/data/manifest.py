@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mpt.data.schema import FORMATS_OF_FIELD, SPAN_FAMILIES, SPAN_FORMATS, Mixture, Name, TaskName, TaskSpec
+from mpt.data.families import FAMILIES
+from mpt.data.schema import SPAN_FORMATS, Mixture, Name, TaskName, TaskSpec, has_meaning
 from mpt.errors import ManifestError, did_you_mean
 from mpt.strict_yaml import FieldErrors, Settings, build
 from mpt.yaml_tree import Document, Node, read_document
@@ -77,13 +78,23 @@ class Manifest:
 
     def resolved(self) -> dict[str, Any]:
         """What the manifest says once defaults are filled in, less what changes no number (root, licences)."""
-        tasks = {name: spec.model_dump(mode="json", exclude=_UNHASHED) for name, spec in self.tasks.items()}
-        return {"version": 1, "name": self.name, "tasks": tasks, "mixture": self.mixture.model_dump(mode="json")}
+        return self._said(exclude_defaults=False)
+
+    def _said(self, *, exclude_defaults: bool) -> dict[str, Any]:
+        tasks = {
+            name: spec.model_dump(mode="json", exclude=_UNHASHED, exclude_defaults=exclude_defaults)
+            for name, spec in self.tasks.items()
+        }
+        mixture = self.mixture.model_dump(mode="json", exclude_defaults=exclude_defaults)
+        return {"version": 1, "name": self.name, "tasks": tasks, "mixture": mixture}
 
     @property
     def digest(self) -> str:
-        """SHA-256 of `resolved()`: equal on every machine, whatever the layout of the file or the place of the data."""
-        content = json.dumps(self.resolved(), sort_keys=False, ensure_ascii=True, separators=(",", ":"))
+        """SHA-256 of what differs from the defaults.
+
+        Equal on every machine, wherever the data lie, however the file is laid out, and whatever fields come later.
+        """
+        content = json.dumps(self._said(exclude_defaults=True), ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def spec(self, name: str) -> TaskSpec:
@@ -205,11 +216,11 @@ def _applies(key: str, task: Node, defaults: Node) -> bool:
         return node.value if node is not None else otherwise
 
     form, family = said("format", "conll"), said("family")
-    if key in FORMATS_OF_FIELD:
-        return form in FORMATS_OF_FIELD[key]
-    if key == "scheme":
-        return family in SPAN_FAMILIES and form not in SPAN_FORMATS
-    if key in ("dev_fraction", "dev_by"):
-        source = task.child("files") or task.child("hub")
-        return source is None or source.child("dev") is None
-    return True
+    kind = FAMILIES.get(family)
+    if kind is None:
+        return True  # reported for the family
+    if not has_meaning(key, kind, form) or (key == "scheme" and not (kind.spans and form not in SPAN_FORMATS)):
+        return False
+    source = task.child("files") or task.child("hub")
+    own = {"dev_fraction": ("dev",), "test_fraction": ("test",), "dev_by": ("dev", "test")}.get(key, ())
+    return source is None or not own or any(source.child(split) is None for split in own)

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mpt.data.example import Example
 from mpt.data.schema import Split
-from mpt.data.sentence import Sentence
 from mpt.data.splits import comparable
 from mpt.data.tasks import Task
 
 MIN_WORDS = 5  # shorter sentences ("Thank you very much") are equal by chance
 
 _Key = tuple[str, ...]
-_Index = dict[_Key, Sentence]
+_Index = dict[_Key, Example]
 
 
 class _Part(NamedTuple):
@@ -64,7 +64,7 @@ def find_overlaps(tasks: Sequence[Task]) -> list[Overlap]:
 
 
 def _compare(
-    splits: Mapping[_Part, Sequence[Sentence]], indices: Mapping[_Part, _Index], part: _Part, other: _Part
+    splits: Mapping[_Part, Sequence[Example]], indices: Mapping[_Part, _Index], part: _Part, other: _Part
 ) -> Overlap | None:
     if part not in splits or other not in splits:
         return None
@@ -99,7 +99,7 @@ def _pairs(names: Sequence[str]) -> Iterator[tuple[_Part, _Part]]:
         yield _Part(name, "train"), _Part(name, "train")
 
 
-def _index(sentences: Sequence[Sentence]) -> _Index:
+def _index(sentences: Sequence[Example]) -> _Index:
     """First sentence of each content."""
     index: _Index = {}
     for sentence in sentences:
@@ -109,7 +109,7 @@ def _index(sentences: Sequence[Sentence]) -> _Index:
     return index
 
 
-def _key(sentence: Sentence) -> _Key:
+def _key(sentence: Example) -> _Key:
     """What two sentences are compared by; empty when they are too short to compare."""
     words = comparable(sentence.words)
     return words if len(words) >= MIN_WORDS else ()

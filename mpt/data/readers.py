@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mpt.data.columns import read_columns
+from mpt.data.example import Sentence
 from mpt.data.jsonlines import read_jsonl, read_jsonl_spans
-from mpt.data.sentence import Sentence
 from mpt.data.slots import read_rasa, read_snips
 from mpt.data.source import Problems, RawSentence, SourceFormat, read_text, split_lines
 from mpt.data.tags import check_tags, fitting_schemes, to_bio, undeclared_tags

@@ -6,54 +6,47 @@ data when it is read.
 
 import codecs
 import re
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mpt.data.columns import CONLLU_COLUMNS
+from mpt.data.families import FAMILIES, Family, FamilyName, Metric
+from mpt.data.schema_source import Columns, Fields, Files, HubSource
 from mpt.data.tags import Repair, Scheme
 from mpt.strict_yaml import FieldErrors, Settings
 
 Split = Literal["train", "dev", "test"]
-Metric = Literal["span_f1", "accuracy"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-SPAN_FAMILIES = ("ner", "slots", "chunk")
 SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")  # the file holds character spans, so no tag scheme applies
 
 # Formats that a reading field has a meaning for; elsewhere a task may not set it, and `defaults` do not reach it.
 FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "columns": ("conll", "conllu"),
-    "delimiter": ("conll",),
+    "delimiter": ("conll", "csv"),
     "comment_prefix": ("conll",),
     "docstart": ("conll",),
-    "fields": ("jsonl", "jsonl_spans", "hub"),
+    "fields": ("jsonl", "jsonl_spans", "hub", "csv"),
+    "quoted": ("csv",),
+    "label_of": ("text",),
 }
 
+# Fields that have a meaning where words have tags, where examples have labels, and where a sentence has choices.
+WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
+LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
+CHOICE_FIELDS = ("questions",)
 
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
-
-def _confined(entry: str) -> str:
-    path = PurePosixPath(entry)
-    if "$" in entry:
-        raise ValueError(f'"{entry}" holds a "$": variables are expanded in root only.')
-    if not entry or path.is_absolute() or "\\" in entry or re.match(r"[A-Za-z]:", entry):
-        raise ValueError(f'"{entry}" is not a relative path with "/". Write it relative to root.')
-    if ".." in path.parts:
-        raise ValueError(f'"{entry}" leaves root. Set root higher up; ".." is not allowed here.')
-    return entry
+def has_meaning(field: str, family: Family, form: str) -> bool:
+    """Tell whether a field of a task says anything in this family and format."""
+    if form not in FORMATS_OF_FIELD.get(field, (form,)):
+        return False
+    if field in WORD_FIELDS:
+        return family.unit == "words"
+    if field in LABEL_FIELDS:
+        return family.labelled
+    return field not in CHOICE_FIELDS or family.unit == "choices"
 
 
 def _name(value: str) -> str:
@@ -70,75 +63,23 @@ def _task_name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
-FileList = Annotated[tuple[Annotated[str, AfterValidator(_confined)], ...], BeforeValidator(_as_tuple)]
-
-
-class Files(Settings):
-    """Data files of a task below the manifest's root: a path, a glob or a list of them for each split."""
-
-    train: FileList
-    dev: FileList = ()
-    test: FileList = ()
-
-    def entries(self) -> Iterator[str]:
-        """Every path and glob of every split."""
-        yield from (*self.train, *self.dev, *self.test)
-
-
-class HubSource(Settings):
-    """A data set of the Hugging Face Hub, pinned to one commit."""
-
-    path: str
-    revision: str
-    config: str | None = None
-    train: str = "train"
-    dev: str | None = None
-    test: str | None = None
-
-    @model_validator(mode="after")
-    def _pinned(self) -> Self:
-        problems = {}
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
-            problems["path"] = f'"{self.path}" is not owner/name.'
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            problems["revision"] = (
-                f'"{self.revision}" is not a commit (40 hex digits). Copies on the Hub differ and change: pin one.'
-            )
-        if problems:
-            raise FieldErrors(problems)
-        return self
-
-
-class Columns(Settings):
-    """Where the word and its tag stand in a line, counted from 0; -1 is the last.
-
-    In CoNLL-U the word is always FORM, and the tag's column may be named.
-    """
-
-    word: int | None = None
-    tag: int | str
-
-
-class Fields(Settings):
-    """Names of the fields of JSON lines, or of the columns of a Hub data set."""
-
-    tokens: str = "tokens"
-    tags: str = "tags"
-    text: str = "text"
-    spans: str = "spans"
 
 
 class TaskSpec(Settings):
     """One task as the manifest declares it, defaults filled in."""
 
-    family: Literal["ner", "slots", "chunk", "pos", "tag"]
+    family: FamilyName
     files: Files | None = None
     hub: HubSource | None = None
     dev_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    test_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     dev_by: Literal["sentence", "document"] = "sentence"
-    format: Literal["conll", "conllu", "jsonl", "jsonl_spans", "snips", "rasa", "hub"] = "conll"
+    format: Literal["conll", "conllu", "jsonl", "jsonl_spans", "snips", "rasa", "hub", "csv", "text"] = "conll"
     columns: Columns | None = None
     fields: Fields = Field(default_factory=Fields)
+    quoted: bool = True
+    label_of: dict[str, str] = Field(default_factory=dict)
+    questions: dict[str, str] = Field(default_factory=dict)
     delimiter: str = "whitespace"
     comment_prefix: str | None = None
     docstart: str | None = None
@@ -148,29 +89,38 @@ class TaskSpec(Settings):
     label_map: dict[str, str | None] = Field(default_factory=dict)
     on_unseen_label: Literal["error", "map_to_o", "drop_sentence"] = "error"
     repair: Repair = "error"
-    long: Literal["window", "error"] = "window"
+    long: Literal["window", "cut", "error"] | None = None
     no_piece: Literal["unknown", "error"] = "unknown"
     max_examples: PositiveInt | None = None
     shots: tuple[PositiveInt, ...] = ()
     max_epochs: PositiveFloat | None = None
     rate: PositiveFloat | None = None
     loss_weight: PositiveFloat = 1.0
+    score: Metric | None = None
     enabled: bool = True
     license: str | None = None
     citation: str | None = None
     sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
+    def kind(self) -> Family:
+        """What the task has in common with all of its family."""
+        return FAMILIES[self.family]
+
+    @property
     def metric(self) -> Metric:
-        """Span F1 for entity-like families, accuracy where every word has a tag of its own."""
-        return "span_f1" if self.family in SPAN_FAMILIES else "accuracy"
+        """The figure that judges it: as declared, else the family's own."""
+        return self.score or self.kind.metrics[0]
 
     @property
     def tag_scheme(self) -> Scheme:
-        """Scheme of the tags that a reader meets: `raw` for tagging, `iob2` for files that hold spans."""
-        if self.metric == "accuracy":
-            return "raw"
-        return self.scheme or "iob2"
+        """Scheme of the tags that a reader meets: `raw` where they are no spans, `iob2` for files that hold spans."""
+        return (self.scheme or "iob2") if self.kind.spans else "raw"
+
+    @property
+    def long_policy(self) -> str:
+        """What happens to an example that does not fit the backbone: words are windowed, whole texts cut."""
+        return self.long or ("window" if self.kind.unit == "words" else "cut")
 
     @field_validator("encoding")
     @classmethod
@@ -197,7 +147,12 @@ class TaskSpec(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = {**self._source_problems(), **self._format_problems(), **self._label_problems()}
+        problems = {
+            **self._source_problems(),
+            **self._format_problems(),
+            **self._family_problems(),
+            **self._label_problems(),
+        }
         if problems:
             raise FieldErrors(problems)
         return self
@@ -211,14 +166,20 @@ class TaskSpec(Settings):
         if (self.hub is not None) != (self.format == "hub"):
             problems["format"] = "format: hub and hub: {path, revision} belong together. Give both or neither."
         has_dev = bool((self.files and self.files.dev) or (self.hub and self.hub.dev))
+        if self.test_fraction is not None and ((self.files and self.files.test) or (self.hub and self.hub.test)):
+            problems["test_fraction"] = "a test split and test_fraction exclude each other. Keep one."
         if has_dev and self.dev_fraction is not None:
             problems["dev_fraction"] = "a dev split and dev_fraction exclude each other. Keep one."
         if not has_dev and self.dev_fraction is None and (self.files or self.hub):
             problems["files.dev" if self.files else "hub.dev"] = (
                 "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
             )
-        if self.dev_by == "document" and (self.dev_fraction is None or self.docstart is None):
-            problems["dev_by"] = "document needs dev_fraction and docstart (the mark that starts a document)."
+        taken = self.dev_fraction is not None or self.test_fraction is not None
+        if self.dev_by == "document" and not (taken and (self.docstart or self.fields.document is not None)):
+            problems["dev_by"] = (
+                "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document) or "
+                "fields.document (the field that names it)."
+            )
         if self.sha256 and self.files is None:
             problems["sha256"] = "hashes belong to files; a hub source is pinned by its revision."
         for file, digest in self.sha256.items():
@@ -229,25 +190,53 @@ class TaskSpec(Settings):
         return problems
 
     def _format_problems(self) -> dict[str, str]:
-        problems = {
-            field: f"has no meaning in format {self.format}. Remove it."
-            for field, formats in FORMATS_OF_FIELD.items()
-            if field in self.model_fields_set and self.format not in formats
-        }
+        problems = {}
+        for field in self.model_fields_set:
+            if not has_meaning(field, self.kind, self.format):
+                formats = FORMATS_OF_FIELD.get(field, (self.format,))
+                where = f"family {self.family}" if self.format in formats else f"format {self.format}"
+                problems[field] = f"has no meaning in {where}. Remove it."
         if self.format in ("conll", "conllu"):
             problems |= self._column_problems()
-        if self.metric == "accuracy" and self.scheme not in (None, "raw"):
+        if self.kind.unit == "words":
+            problems |= self._scheme_problems()
+        if self.format == "text" and not self.label_of:
+            problems["label_of"] = "is required: a file of plain lines has one label, such as {reviews.pos: positive}."
+        for file in self.label_of:
+            if self.files and not any(fnmatchcase(file, entry) for entry in self.files.entries()):
+                problems[f"label_of.{file}"] = "no split of this task names that file. Correct or remove the entry."
+        if self.format == "csv" and self.delimiter == "space":
+            problems["delimiter"] = "a CSV file is separated by tab or one character, such as ','."
+        return problems
+
+    def _family_problems(self) -> dict[str, str]:
+        """Values that have no meaning in this family."""
+        kind = self.kind
+        problems: dict[str, str] = {}
+        if self.format not in kind.formats:
+            problems["format"] = f"family {self.family} is read from {', '.join(kind.formats)}, not from {self.format}."
+        if self.score is not None and self.score not in kind.metrics:
+            problems["score"] = f"family {self.family} is scored by {' or '.join(kind.metrics)}, not by {self.score}."
+        wrong = "cut" if kind.unit == "words" else "window"
+        if self.long == wrong:
+            instead = "window" if wrong == "cut" else "cut"
+            problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
+        if self.questions and self.fields.question is None:
+            problems["questions"] = "needs fields.question, the field whose value they stand for."
+        return problems
+
+    def _scheme_problems(self) -> dict[str, str]:
+        problems = {}
+        if not self.kind.spans and self.scheme not in (None, "raw"):
             problems["scheme"] = f"family {self.family} has a tag for every word: scheme raw, or leave it out."
-        elif self.metric == "span_f1" and self.scheme == "raw":
+        elif self.kind.spans and self.scheme == "raw":
             problems["scheme"] = (
                 f"family {self.family} is scored by span F1, which needs iob1, iob2, iobes, bilou or io."
             )
-        elif self.metric == "span_f1" and self.format in SPAN_FORMATS and self.scheme is not None:
+        elif self.kind.spans and self.format in SPAN_FORMATS and self.scheme is not None:
             problems["scheme"] = f"format {self.format} holds spans, not tags. Remove scheme."
-        elif self.metric == "span_f1" and self.format not in SPAN_FORMATS and self.scheme is None:
+        elif self.kind.spans and self.format not in SPAN_FORMATS and self.scheme is None:
             problems["scheme"] = "is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."
-        if self.metric == "accuracy" and self.format in SPAN_FORMATS:
-            problems["format"] = f"{self.format} holds spans; family {self.family} needs a tag for every word."
         return problems
 
     def _column_problems(self) -> dict[str, str]:
@@ -268,7 +257,7 @@ class TaskSpec(Settings):
 
     def _label_problems(self) -> dict[str, str]:
         problems: dict[str, str] = {}
-        raw = self.metric == "accuracy"
+        raw = not self.kind.spans
         labels = () if self.labels == "auto" else self.labels
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if self.labels != "auto" and not labels:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
-from mpt.data.sentence import Sentence
+from mpt.data.example import Example
 from mpt.errors import DataError
 
 
@@ -26,7 +26,7 @@ def comparable(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(word for word in lowered if any(map(str.isalnum, word))) or tuple(lowered)
 
 
-def sample_sentences(sentences: Sequence[Sentence], count: int, *, seed: int) -> list[Sentence]:
+def sample_sentences(sentences: Sequence[Example], count: int, *, seed: int) -> list[Example]:
     """Draw sentences without replacement, each equally likely over seeds, kept in their given order.
 
     A sentence that occurs k times counts k times.
@@ -45,8 +45,8 @@ def sample_sentences(sentences: Sequence[Sentence], count: int, *, seed: int) ->
 
 
 def split_dev(
-    sentences: Sequence[Sentence], fraction: float, *, by_document: bool = False
-) -> tuple[list[Sentence], list[Sentence]]:
+    sentences: Sequence[Example], fraction: float, *, by_document: bool = False
+) -> tuple[list[Example], list[Example]]:
     """Divide sentences into train and dev, keeping comparable ones (or whole documents) on one side.
 
     Groups are taken for dev in the order of their hash while that brings dev nearer to its share. Documents are few and
@@ -83,7 +83,7 @@ def split_dev(
     return train, dev
 
 
-def _document_keys(sentences: Sequence[Sentence]) -> list[bytes]:
+def _document_keys(sentences: Sequence[Example]) -> list[bytes]:
     """Name each sentence's document by the words of the whole document."""
     words: dict[tuple[str, int | None], list[str]] = {}
     for sentence in sentences:

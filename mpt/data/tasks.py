@@ -1,4 +1,4 @@
-"""Tasks as training and evaluation see them: sentences by split and the list of tags to score.
+"""Tasks as training and evaluation see them: examples by split and the list of labels to score.
 
 Loading a task reads its files, verifies their hashes, renames and checks labels, takes a dev split where one is
 declared to come out of train, and says what it did in notices.
@@ -6,17 +6,20 @@ declared to come out of train, and says what it did in notices.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mpt.data.example import Example
+from mpt.data.families import Metric
 from mpt.data.files import find_files, verify_digests
 from mpt.data.hub import read_hub
-from mpt.data.labels import Sentences, label_kinds, rename_labels, settle_unseen, tag_list
+from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
 from mpt.data.manifest import Manifest
 from mpt.data.readers import SourceFormat, read_sentences
-from mpt.data.schema import SPLITS, Metric, Split, TaskSpec
-from mpt.data.sentence import Sentence
+from mpt.data.schema import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
 from mpt.data.tags import Scheme
+from mpt.data.text_readers import TextSource, read_texts
 from mpt.errors import DataError, every
 
 
@@ -31,7 +34,7 @@ class Task:
         metric: What it is scored by.
         labels: The tags that its head scores. For spans O, then B- and I- of each type (BIO2), else the tags
             themselves; in declared order, or in the order of first occurrence in train.
-        splits: Sentences of the splits that were asked for; none in a task that is kept as word pieces.
+        splits: Examples of the splits that were asked for; none in a task that is kept as word pieces.
         digests: SHA-256 of every file that was read, by path relative to root. Empty for data of the Hub, which the
             manifest pins.
         spec: The declaration.
@@ -42,7 +45,7 @@ class Task:
     scheme: Scheme
     metric: Metric
     labels: tuple[str, ...]
-    splits: Mapping[Split, tuple[Sentence, ...]]
+    splits: Mapping[Split, tuple[Example, ...]]
     digests: Mapping[str, str]
     spec: TaskSpec
 
@@ -71,18 +74,22 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     """Load one task; see `load_tasks`. Train is always read, since labels may come from it."""
     spec = manifest.spec(name)
     files, digests = task_files(manifest, name, splits)
-    sentences = _read(spec, files, _to_read(spec, splits))
-    notices = _unmet_marks(sentences, spec)
-    notices += rename_labels(sentences, spec)
-    kinds = label_kinds(manifest, name, sentences["train"])
-    notices += settle_unseen(manifest, name, sentences, kinds)
-    notices += _take_dev(sentences, spec)
-    notices += _limit_train(sentences, spec)
-    empty = [split for split in splits if split in sentences and not sentences[split]]
+    examples = _read(spec, files, _to_read(spec, splits))
+    notices = _unmet_marks(examples, spec)
+    labels = spec.kind.columns
+    if spec.kind.labelled:
+        notices += rename_labels(examples, spec)
+        kinds = label_kinds(manifest, name, examples["train"])
+        notices += settle_unseen(manifest, name, examples, kinds)
+        labels = tag_list(kinds, spec)
+    notices += _take(examples, spec, "test", spec.test_fraction)
+    notices += _take(examples, spec, "dev", spec.dev_fraction)
+    notices += _limit_train(examples, spec)
+    empty = [split for split in splits if split in examples and not examples[split]]
     if empty:
-        raise DataError(f"{manifest.locate('tasks', name)}: no sentence is left in {', '.join(empty)}.")
-    task = make_task(name, spec, labels=tag_list(kinds, spec), digests=digests)
-    wanted = {split: tuple(sentences[split]) for split in SPLITS if split in splits and split in sentences}
+        raise DataError(f"{manifest.locate('tasks', name)}: no {spec.kind.noun} is left in {', '.join(empty)}.")
+    task = make_task(name, spec, labels=labels, digests=digests)
+    wanted = {split: tuple(examples[split]) for split in SPLITS if split in splits and split in examples}
     return replace(task, splits=wanted), [f"{name}: {notice}" for notice in notices]
 
 
@@ -133,6 +140,7 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
 def source_format(spec: TaskSpec) -> SourceFormat:
     """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
     columns = spec.columns
+    assert spec.kind.unit == "words" and spec.format not in ("csv", "text"), "files of whole texts have a TextSource"
     return SourceFormat(
         format="jsonl" if spec.format == "hub" else spec.format,
         scheme=spec.tag_scheme,
@@ -145,8 +153,24 @@ def source_format(spec: TaskSpec) -> SourceFormat:
         repair=spec.repair,
         words_field=spec.fields.tokens,
         tags_field=spec.fields.tags,
-        text_field=spec.fields.text,
+        text_field=str(spec.fields.text),
         spans_field=spec.fields.spans,
+    )
+
+
+def text_source(spec: TaskSpec, *, label: str | None = None, labelled: bool = True) -> TextSource:
+    """Return how a task's files of whole texts are laid out; `label` is that of all texts of a file."""
+    assert spec.format in ("csv", "jsonl", "text"), "the schema refuses others"
+    return TextSource(
+        format=spec.format,
+        unit=spec.kind.unit,
+        fields=spec.fields,
+        delimiter="," if spec.delimiter == "whitespace" else spec.delimiter,
+        quoted=spec.quoted,
+        encoding=spec.encoding,
+        label=label,
+        questions=spec.questions,
+        labelled=labelled,
     )
 
 
@@ -156,39 +180,53 @@ def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def _read(spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]) -> Sentences:
-    source = source_format(spec)
+def _read(spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]) -> Examples:
     if spec.hub is not None:
-        return {split: read_hub(spec.hub, split, source) for split in splits}
-    places: list[tuple[Split, Path]] = [(split, path) for split, found in files.items() for path in found.values()]
-    sentences: Sentences = {split: [] for split in splits}
-    for (split, _), found in zip(places, every(lambda place: read_sentences(place[1], source), places), strict=True):
-        sentences[split] += found
-    return sentences
+        source = source_format(spec)
+        return {split: [*read_hub(spec.hub, split, source)] for split in splits}
+    places: list[tuple[Split, str, Path]] = [
+        (split, name, path) for split, found in files.items() for name, path in found.items()
+    ]
+    examples: Examples = {split: [] for split in splits}
+    read = every(lambda place: _read_file(spec, *place[1:]), places)
+    for (split, _, _), found in zip(places, read, strict=True):
+        examples[split] += found
+    return examples
 
 
-def _unmet_marks(sentences: Sentences, spec: TaskSpec) -> list[str]:
+def _read_file(spec: TaskSpec, name: str, path: Path) -> Sequence[Example]:
+    if spec.kind.unit == "words":
+        return read_sentences(path, source_format(spec))
+    labels = [label for entry, label in spec.label_of.items() if fnmatchcase(name, entry)]
+    if spec.format == "text" and not labels:
+        raise DataError(f"{path}: no label for this file. Add label_of.{name} to the manifest")
+    return read_texts(path, text_source(spec, label=labels[0] if labels else None))
+
+
+def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
     if spec.docstart is None:
         return []
     unmet = [split for split, them in sentences.items() if not any(sentence.document for sentence in them)]
     return [f'docstart "{spec.docstart}" does not occur in {", ".join(unmet)}.'] if unmet else []
 
 
-def _take_dev(sentences: Sentences, spec: TaskSpec) -> list[str]:
-    if spec.dev_fraction is None:
+def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | None) -> list[str]:
+    """Take a split out of train that has no source of its own."""
+    if fraction is None:
         return []
     by_document = spec.dev_by == "document"
-    sentences["train"], sentences["dev"] = split_dev(sentences["train"], spec.dev_fraction, by_document=by_document)
-    dev, train = len(sentences["dev"]), len(sentences["train"])
-    share = dev / (dev + train)
-    return [f"dev is {dev:,} sentences ({share:.1%}) taken out of train by {spec.dev_by}; train keeps {train:,}."]
+    examples["train"], examples[split] = split_dev(examples["train"], fraction, by_document=by_document)
+    taken, train = len(examples[split]), len(examples["train"])
+    share = taken / (taken + train)
+    by = "document" if by_document else spec.kind.noun
+    return [f"{split} is {taken:,} {spec.kind.noun}s ({share:.1%}) taken out of train by {by}; train keeps {train:,}."]
 
 
-def _limit_train(sentences: Sentences, spec: TaskSpec) -> list[str]:
+def _limit_train(sentences: Examples, spec: TaskSpec) -> list[str]:
     count = len(sentences["train"])
     if spec.max_examples is None:
         return []
     if spec.max_examples >= count:
-        return [f"max_examples {spec.max_examples} leaves train as it is: it has {count:,} sentences."]
+        return [f"max_examples {spec.max_examples} leaves train as it is: it has {count:,} {spec.kind.noun}s."]
     sentences["train"] = sample_sentences(sentences["train"], spec.max_examples, seed=0)
-    return [f"train is a sample of {spec.max_examples:,} of {count:,} sentences (max_examples)."]
+    return [f"train is a sample of {spec.max_examples:,} of {count:,} {spec.kind.noun}s (max_examples)."]

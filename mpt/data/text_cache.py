@@ -20,11 +20,13 @@ from jaxtyping import Int
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.encoded import EncodedSplit, EncodedTask, Places
+from mpt.data.encoding import encode_task
+from mpt.data.families import SoftmaxOver
 from mpt.data.manifest import Manifest
 from mpt.data.schema import SPLITS, Split, TaskSpec
 from mpt.data.tasks import chosen_names, load_task, make_task, task_files
-from mpt.data.tokenization import EncodedSplit, Places, WordPieces
+from mpt.data.tokenization import WordPieces
 from mpt.disk_cache import DiskCache
 from mpt.errors import every
 from mpt.files import write_durable
@@ -151,6 +153,8 @@ def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
     arrays: _Arrays = {}
     for name, split in task.splits.items():
         arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
+        if split.segments is not None:
+            arrays[f"{name}.segments"] = split.segments
         arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
     facts = {
         "labels": task.task.labels,
@@ -170,18 +174,21 @@ def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -
         facts = json.loads(file.metadata()["facts"])
         arrays: _Arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118 (no mapping)
     task = make_task(name, spec, labels=facts["labels"], digests=digests)
-    splits = {split: _split(arrays, split, paths) for split, paths in facts["paths"].items()}
+    softmax_over = spec.kind.softmax_over
+    splits = {split: _split(arrays, split, paths, softmax_over) for split, paths in facts["paths"].items()}
     return EncodedTask(task=task, splits=splits), facts["notices"]
 
 
-def _split(arrays: _Arrays, name: str, paths: Sequence[str]) -> EncodedSplit:
+def _split(arrays: _Arrays, name: str, paths: Sequence[str], softmax_over: SoftmaxOver) -> EncodedSplit:
     own = {field: arrays[f"{name}.{field}"] for field in (*ARRAYS, "files", "lines")}
     return EncodedSplit(
         pieces=own["pieces"],
         piece_starts=own["piece_starts"],
+        segments=arrays.get(f"{name}.segments"),
         positions=own["positions"],
         word_starts=own["word_starts"],
         labels=own["labels"],
+        softmax_over=softmax_over,
         windows_of=own["windows_of"],
         places=Places(paths=tuple(paths), files=own["files"], lines=own["lines"]),
     )

@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, Shaped
+from jaxtyping import Int, Int32, Int64
 
+from mpt.data.encoded import EncodedSplit, places_of
+from mpt.data.example import Sentence
 from mpt.data.ragged import ranges, starts_of
-from mpt.data.sentence import Sentence
 from mpt.errors import DataError
 
 NOTICES_SHOWN = 3  # examples per kind of notice; the count is always given
@@ -37,6 +38,8 @@ class WordPieces:
         tokenizer: The fast tokenizer's core (`tokenizers.Tokenizer`), without truncation and padding.
         prefix: Special piece ids before the text.
         suffix: Special piece ids after the text.
+        between: Special piece ids between the texts of a pair.
+        second_segment: Segment (token type) of a pair's second text, and of the specials behind it.
         unknown: Id for a word that the tokenizer turns into nothing.
         pad: Id that fills rows up.
         room: Most pieces of text in a window, specials not counted.
@@ -47,103 +50,13 @@ class WordPieces:
     tokenizer: Any
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
+    between: tuple[int, ...] = ()
+    second_segment: int = 0
     unknown: int | None
     pad: int
     room: int
     before_word: str = ""
     last_piece: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where sentences come from.
-
-    Attributes:
-        paths: Files.
-        files: Index of each sentence's file among them.
-        lines: Line of its first word, counted from 1.
-    """
-
-    paths: tuple[str, ...]
-    files: Int32[np.ndarray, " sentences"]
-    lines: Int32[np.ndarray, " sentences"]
-
-    def __len__(self) -> int:
-        """Number of sentences."""
-        return len(self.lines)
-
-    def where(self, sentence: int) -> str:
-        """`file:line` of a sentence's first word."""
-        return f"{self.paths[self.files[sentence]]}:{self.lines[sentence]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrunkStates:
-    """Outputs of a backbone's lower layers for every piece of a split.
-
-    Attributes:
-        depth: How many layers, counted from the first.
-        values: The outputs: float32, or bfloat16 as its bits in uint16.
-    """
-
-    depth: int
-    values: Shaped[np.ndarray, "pieces H"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedSplit:
-    """Sentences as windows of word pieces, in flat arrays.
-
-    Attributes:
-        pieces: Piece ids of all windows, specials included.
-        piece_starts: Start of each window in `pieces`, and the total.
-        positions: For every word of every sentence, in order: the column of its window where it is scored.
-        word_starts: Start of each window's words in `positions`, and the total.
-        labels: Label id of every word, or None for text without labels.
-        windows_of: First window of each sentence, and the total.
-        places: Where each sentence comes from.
-        trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
-    """
-
-    pieces: Int32[np.ndarray, " pieces"]
-    piece_starts: Int64[np.ndarray, " windows+1"]
-    positions: Int32[np.ndarray, " words"]
-    word_starts: Int64[np.ndarray, " windows+1"]
-    labels: Int32[np.ndarray, " words"] | None
-    windows_of: Int64[np.ndarray, " sentences+1"]
-    places: Places
-    trunk: TrunkStates | None = None
-
-    def __len__(self) -> int:
-        """Number of windows."""
-        return len(self.piece_starts) - 1
-
-    @property
-    def window_pieces(self) -> Int64[np.ndarray, " windows"]:
-        """Word pieces of each window, specials included."""
-        return np.diff(self.piece_starts)
-
-    @property
-    def window_words(self) -> Int64[np.ndarray, " windows"]:
-        """Words scored in each window."""
-        return np.diff(self.word_starts)
-
-    def pieces_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Word pieces of some windows; looks at no others, which may be many."""
-        return self.piece_starts[windows + 1] - self.piece_starts[windows]
-
-    def words_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Words scored in some windows."""
-        return self.word_starts[windows + 1] - self.word_starts[windows]
-
-    @property
-    def sentence_words(self) -> Int64[np.ndarray, " sentences+1"]:
-        """First word of each sentence, and the total."""
-        return self.word_starts[self.windows_of]
-
-    def sentence_of(self, window: int) -> int:
-        """Index of the sentence that a window is part of."""
-        return int(np.searchsorted(self.windows_of, window, side="right")) - 1
 
 
 def encode(
@@ -183,7 +96,7 @@ def encode(
         word_starts=starts_of(window_words),
         labels=None if labels is None else _label_ids(sentences, labels),
         windows_of=starts_of(windows_of),
-        places=_places(sentences),
+        places=places_of([(sentence.path, sentence.lines[0]) for sentence in sentences]),
     )
     return split, findings.notices()
 
@@ -270,14 +183,6 @@ def _label_ids(sentences: Sequence[Sentence], labels: Sequence[str]) -> Int32[np
     ids = {label: i for i, label in enumerate(labels)}
     assert all(sentence.tags is not None for sentence in sentences), "a task's sentences have tags"
     return np.fromiter((ids[tag] for sentence in sentences for tag in sentence.tags or ()), dtype=np.int32)
-
-
-def _places(sentences: Sequence[Sentence]) -> Places:
-    """Where the sentences come from."""
-    numbers: dict[str, int] = {}
-    files = [numbers.setdefault(sentence.path, len(numbers)) for sentence in sentences]
-    lines = [sentence.lines[0] for sentence in sentences]
-    return Places(paths=tuple(numbers), files=np.array(files, dtype=np.int32), lines=np.array(lines, dtype=np.int32))
 
 
 class _Findings:

@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpt.data.example import Example
 from mpt.data.manifest import Manifest, load_manifest
 from mpt.data.mixture import mixing_rates, repetition_limits
 from mpt.data.overlaps import MIN_WORDS, Overlap, find_overlaps
 from mpt.data.schema import SPLITS, Split
-from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task, load_tasks
 from mpt.errors import MptError, printable
 
@@ -31,13 +31,13 @@ class TaskReport:
         name: The task.
         family: Its family.
         metric: What it is scored by.
-        sentences: Sentences of each split that it has.
+        sentences: Sentences (texts, questions) of each split that it has.
         words: Words of each split.
         labels: Entity types, or tags where every word has one.
         rate: Share of the micro-batches.
         epochs: How often the run draws each sentence of train.
         limit: Epochs that it is held at; None when no limit takes effect.
-        long_sentences: Sentences of more than `LONG_WORDS` words, over all splits.
+        long_sentences: Those of more than `LONG_WORDS` words, over all splits.
         longest: `file:line` of the longest sentence.
         longest_words: Its length in words.
         license: As declared.
@@ -172,7 +172,7 @@ def _row(root: Path, task: Task, *, rate: float, epochs: float, limit: float | N
         metric=task.metric,
         sentences={split: len(task.splits[split]) for split in task.splits},
         words={split: _words(task.splits[split]) for split in task.splits},
-        labels=len(task.labels) if task.metric == "accuracy" else len(task.labels) // 2,
+        labels=len(task.labels) // 2 if task.spec.kind.spans else len(task.labels) * task.spec.kind.labelled,
         rate=rate,
         epochs=epochs,
         limit=limit,
@@ -188,7 +188,7 @@ def _below(root: Path, where: str) -> str:
     return where.removeprefix(f"{root}/")
 
 
-def _words(sentences: Sequence[Sentence]) -> int:
+def _words(sentences: Sequence[Example]) -> int:
     return sum(len(sentence.words) for sentence in sentences)
 
 
@@ -202,10 +202,13 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
             found.append(
                 f"{row.name}: shots {most} is more than train has ({row.sentences['train']:,}); transfer refuses it."
             )
+        kind = manifest.tasks[row.name].kind
+        windowed = kind.unit == "words"
+        fate = "Windows cut them at words; nothing is lost." if windowed else "What a backbone has no room for is cut."
         if row.long_sentences:
             found.append(
-                f"{row.name}: sentences of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "
-                f"{row.longest_words} ({row.longest}). Windows cut them at words; nothing is lost."
+                f"{row.name}: {kind.noun}s of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "
+                f"{row.longest_words} ({row.longest}). {fate}"
             )
     families = list(dict.fromkeys(row.family for row in rows))
     if len(families) > 1:

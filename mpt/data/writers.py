@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from mpt.data.columns import delimiter_of, replace_field, split_fields, tag_column_of, word_column_of
+from mpt.data.example import Sentence
 from mpt.data.jsonlines import parse_json
 from mpt.data.readers import read_untagged
-from mpt.data.sentence import Sentence
 from mpt.data.source import (
     RawSentence,
     SourceFormat,
@@ -58,8 +58,7 @@ def write_predictions(
     assert len(sentences) == len(tags), f"{len(tags)} predictions for {len(sentences)} sentences"
     for sentence, predicted in zip(sentences, tags, strict=True):
         assert len(sentence.words) == len(predicted), f"{sentence.where}: {len(predicted)} tags"
-    if path_out.exists() and path_out.samefile(path_in):
-        raise DataError(f"{path_out}: is the input file. Write the predictions to another file")
+    refuse_input(path_in, path_out)
     raw = read_untagged(path_in, source)
     _check_same(path_in, raw, sentences)
     if source.format in ("text", "snips", "rasa"):
@@ -68,6 +67,17 @@ def write_predictions(
         lines = _object_lines if source.format in ("jsonl", "jsonl_spans") else _column_lines
         data = _replaced(path_in, source, lines(path_in, source, sentences, tags))
     _write(path_out, data)
+
+
+def refuse_input(path_in: Path, path_out: Path) -> None:
+    """Refuse to write predictions over the file that they are for."""
+    if path_out.exists() and path_out.samefile(path_in):
+        raise DataError(f"{path_out}: is the input file. Write the predictions to another file")
+
+
+def write_whole(path: Path, text: str, encoding: str) -> None:
+    """Write a file whole or not at all."""
+    _write(path, _encoded(text, encoding))
 
 
 def _check_same(path: Path, raw: Sequence[RawSentence], sentences: Sequence[Sentence]) -> None:

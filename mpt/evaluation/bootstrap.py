@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from mpt.data.schema import Metric
+from mpt.data.families import Metric
 from mpt.errors import MptError
 from mpt.evaluation.metrics import Tags, all_spans, check_lengths
 

@@ -49,7 +49,19 @@ def decode_many(scores: Sequence[Float[ndarray, "W C"]], labels: Sequence[str], 
     return [names[path].tolist() for path in best]
 
 
-def _argmax(number: int, scores: Float[ndarray, "W C"], labels: Sequence[str]) -> Int[ndarray, "W"]:
+def decode_choices(scores: Sequence[Float[ndarray, "W C"]]) -> list[list[str]]:
+    """Return the number of the best choice of every example, as one item; of equal ones the first.
+
+    Args:
+        scores: One array an example, choices by one column.
+
+    Raises:
+        MptError: A score is not finite.
+    """
+    return [[str(int(_argmax(number, choices.T, range(len(choices)))[0]))] for number, choices in enumerate(scores, 1)]
+
+
+def _argmax(number: int, scores: Float[ndarray, "W C"], labels: Sequence[object]) -> Int[ndarray, "W"]:
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise MptError(
             f"sentence {number}: scores have shape {scores.shape}, expected (words, {len(labels)}): one column for "

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32, Int64
 
 from mpt.data.batch import collate, evaluation_batches, word_rows
-from mpt.data.encoded import EncodedTask
+from mpt.data.encoded import EncodedSplit, EncodedTask
+from mpt.data.families import Family
 from mpt.data.schema import Split
-from mpt.data.tokenization import EncodedSplit
-from mpt.evaluation.decode import decode_many
+from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
 from mpt.model.tagger import Tagger
 from mpt.seeding import permutation
@@ -39,27 +39,27 @@ def word_scores(
     tagger: Tagger,
     task: str,
     split: EncodedSplit,
-    sentences: Int64[np.ndarray, " n"],
+    examples: Int64[np.ndarray, " n"],
     *,
     share: SideBySide | None = None,
 ) -> list[Float32[np.ndarray, "W C"]]:
-    """Label scores of every word of some sentences.
+    """Label scores of every word of some examples.
 
     On a CPU batches are computed side by side, each alone in one thread: scores do not depend on their number.
 
     Args:
         tagger: The model.
         task: Whose head scores.
-        split: The encoded sentences.
-        sentences: Indices of the wanted ones.
+        split: The encoded examples.
+        examples: Indices of the wanted ones.
         share: Who computes which batch, the batches being the same whoever does; None for this process alone.
 
     Returns:
-        One array for each wanted sentence, in the given order: its words by labels.
+        One array for each wanted example, in the given order: its words by labels.
     """
-    if len(sentences) == 0:
+    if len(examples) == 0:
         return []
-    windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in sentences])
+    windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in examples])
     scores = np.zeros((len(split.positions), len(tagger.head(task).labels)), dtype=np.float32)
     device = tagger.backbone.device
     batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
@@ -73,8 +73,8 @@ def word_scores(
         found = workers.map(compute, batches) if share is None else share(compute, batches)
     for rows, computed in zip(batches, found, strict=True):
         scores[word_rows(split, rows)] = computed
-    bounds = split.word_starts[split.windows_of]
-    return [scores[bounds[i] : bounds[i + 1]] for i in sentences]
+    bounds = split.example_words
+    return [scores[bounds[i] : bounds[i + 1]] for i in examples]
 
 
 def batch_tokens(device: torch.device) -> int:
@@ -87,15 +87,22 @@ def predict_split(
     task: str,
     split: EncodedSplit,
     *,
-    span_task: bool,
-    sentences: Int64[np.ndarray, " n"] | None = None,
+    family: Family,
+    examples: Int64[np.ndarray, " n"] | None = None,
     share: SideBySide | None = None,
 ) -> list[list[str]]:
-    """Tags of every word of some sentences (None: all); valid BIO2 for span tasks."""
-    if sentences is None:
-        sentences = np.arange(len(split.windows_of) - 1)
-    scores = word_scores(tagger, task, split, sentences, share=share)
-    return decode_many(scores, tagger.head(task).labels, span_task)
+    """Predictions for some examples (None: all).
+
+    Returns:
+        For each example the tags of its words (valid BIO2 where they stand for spans), its label, or the number of the
+        choice, as one item.
+    """
+    if examples is None:
+        examples = np.arange(len(split.places))
+    scores = word_scores(tagger, task, split, examples, share=share)
+    if split.softmax_over == "example":
+        return decode_choices(scores)
+    return decode_many(scores, tagger.head(task).labels, family.spans)
 
 
 def evaluate_task(
@@ -112,7 +119,7 @@ def evaluate_task(
         tagger: The model.
         encoded: The task with that split.
         split: "dev" or "test".
-        limit: Score a fixed random sample of this many sentences; None scores all.
+        limit: Score a fixed random sample of this many examples; None scores all.
         share: Who computes which batch; None for this process alone.
     """
     count = len(encoded.splits[split].places)
@@ -123,8 +130,8 @@ def evaluate_task(
         tagger,
         encoded.task.name,
         encoded.splits[split],
-        span_task=encoded.task.metric == "span_f1",
-        sentences=chosen,
+        family=encoded.task.spec.kind,
+        examples=chosen,
         share=share,
     )
     return score(encoded.task.metric, encoded.gold(split, chosen.tolist()), predicted, encoded.task.labels)

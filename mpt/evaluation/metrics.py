@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeAlias, get_args
 
-from mpt.data.schema import Metric
+from mpt.data.families import Metric
 from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
@@ -130,9 +130,10 @@ class SpanScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagScore:
-    """Accuracy of one task, a word being right or wrong.
+    """Accuracy of one task, a word (or a text, or a choice) being right or wrong.
 
     Attributes:
+        metric: The headline figure: accuracy, or the mean F1 of the tags that occur in gold.
         correct: Words with the right tag.
         tags: Counts by tag, in label order.
         confusion: Gold tag, then predicted tag, then count.
@@ -140,16 +141,12 @@ class TagScore:
         words: Words scored.
     """
 
+    metric: Metric
     correct: int
     tags: Mapping[str, Counts]
     confusion: Confusion
     sentences: int
     words: int
-
-    @property
-    def metric(self) -> Metric:
-        """The name of the headline figure."""
-        return "accuracy"
 
     @property
     def empty(self) -> bool:
@@ -158,7 +155,12 @@ class TagScore:
 
     @property
     def primary(self) -> float:
-        """Correct words over all words."""
+        """The headline figure; 1.0 where there is nothing to score."""
+        return 1.0 if self.empty else self.accuracy if self.metric == "accuracy" else self.macro_f1 or 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """Correct words over all words; 1.0 without any."""
         return self.correct / self.words if self.words else 1.0
 
     @property
@@ -177,6 +179,7 @@ class TagScore:
             "metric": self.metric,
             "primary": self.primary,
             "empty": self.empty,
+            "accuracy": self.accuracy,
             "correct": self.correct,
             "macro_f1": self.macro_f1,
             "macro_types": self.macro_types,
@@ -194,7 +197,7 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     """Score a whole split of one task.
 
     Args:
-        metric: `span_f1` for BIO2 tags, `accuracy` for raw ones.
+        metric: `span_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones.
         gold: The tags of every word of every sentence.
         predicted: As many tags for the same sentences in the same order.
         labels: The task's labels. They order the rows, and a label that occurs nowhere still gets a row.
@@ -206,7 +209,9 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     if metric not in known:
         raise MptError(f'metric "{metric}" is not one of {", ".join(known)}.{did_you_mean(metric, known)}')
     check_lengths(gold, predicted)
-    return _score_spans(gold, predicted, labels) if metric == "span_f1" else _score_tags(gold, predicted, labels)
+    if metric == "span_f1":
+        return _score_spans(gold, predicted, labels)
+    return _score_tags(gold, predicted, labels, metric)
 
 
 def all_spans(tags: Tags, side: str) -> Iterator[frozenset[Span]]:
@@ -262,13 +267,14 @@ def _score_spans(gold: Tags, predicted: Tags, labels: Sequence[str]) -> SpanScor
     )
 
 
-def _score_tags(gold: Tags, predicted: Tags, labels: Sequence[str]) -> TagScore:
+def _score_tags(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric) -> TagScore:
     pairs: Counter[tuple[str, str]] = Counter()
     for sentence in zip(gold, predicted, strict=True):
         pairs.update(zip(*sentence, strict=True))
     names = _ordered(labels, pairs)
     right = Counter({name: pairs[name, name] for name in names})
     return TagScore(
+        metric=metric,
         correct=right.total(),
         tags=_counts(names, right, pairs),
         confusion=_confusion(names, pairs),

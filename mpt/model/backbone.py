@@ -18,20 +18,19 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from mpt.data.tokenization import WordPieces
-from mpt.errors import BackboneError
+from mpt.errors import BackboneError, first_line
 from mpt.model.injection import ATTENTION, Injection, install, register
 from mpt.model.sharding import Sharding, load_sharded
 from mpt.model.trunk import Trunk, install_trunk
+from mpt.model.word_pieces import load_word_pieces
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Rows longer than this are rare in labelled sentences and slow in attention; windows are stitched anyway.
 LONGEST_WINDOW = 512
-SMALLEST_WINDOW = 32
-VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -142,7 +141,13 @@ def load_backbone(
         model=model,
         injection=injection,
         trunk=install_trunk(model, injection),
-        word_pieces=_load_tokenizer(folder, reference, room, causal=_is_causal(model, injection)),
+        word_pieces=load_word_pieces(
+            folder,
+            reference=reference,
+            room=room,
+            causal=_is_causal(model, injection),
+            segments=int(getattr(model.config, "type_vocab_size", 0) or 0),
+        ),
         identity=_identify(folder, reference, revision, architecture),
         num_layers=len(injection.prompts),
         num_key_value_heads=keys.shape[1],
@@ -233,7 +238,7 @@ def _load_model(
     except BackboneError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BackboneError(f'backbone "{reference}": {_first_line(error)}') from error
+        raise BackboneError(f'backbone "{reference}": {first_line(error)}') from error
     finally:
         transformers_logging.set_verbosity(level)
         if bar:
@@ -316,61 +321,6 @@ def _positions(model: Any) -> tuple[int, int]:
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
         first = model.config.pad_token_id + 1
     return first, int(model.config.max_position_embeddings) - first
-
-
-def _load_tokenizer(folder: Path, reference: str, room: int, *, causal: bool) -> WordPieces:
-    # Without its vocabulary transformers makes a tokenizer that knows nothing, and says nothing.
-    if not any(all(any(folder.glob(name)) for name in names) for names in VOCABULARIES):
-        raise BackboneError(
-            f'backbone "{reference}": {folder} holds no vocabulary, expected tokenizer.json (or vocab.txt, a .model '
-            "file, or vocab.json with merges.txt). Get the tokenizer's files too"
-        )
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises Exception itself, and transformers what a damaged file leads to
-        raise BackboneError(
-            f'backbone "{reference}": its tokenizer cannot be read: {_first_line(error)}. Get its files again'
-        ) from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise BackboneError(f'backbone "{reference}": it has no fast tokenizer (tokenizer.json), which mpt needs')
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True  # "[SEP]" in a user's text is text
-    text = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a").ids
-    start = next(i for i in range(len(whole)) if whole[i : i + len(text)] == text)
-    prefix, suffix = tuple(whole[:start]), tuple(whole[start + len(text) :])
-    room -= len(prefix) + len(suffix)
-    if room < SMALLEST_WINDOW:
-        raise BackboneError(
-            f'backbone "{reference}": only {room} word pieces of text fit beside the prompt and special pieces, fewer '
-            f"than {SMALLEST_WINDOW}. Use a shorter prompt, or positions: unshifted, where prompts take no positions"
-        )
-    return WordPieces(
-        tokenizer=backend,
-        prefix=prefix,
-        suffix=suffix,
-        unknown=tokenizer.unk_token_id,
-        pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        room=room,
-        # Byte-level BPE marks a word's start by the space before it, which a split text lacks. Its own option for that
-        # (add_prefix_space) is not everywhere obeyed, and puts spaces inside of words ("Don 't") elsewhere.
-        before_word="" if _words_are_alike(backend) else " ",
-        last_piece=causal,
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _words_are_alike(backend: Any) -> bool:
-    """Whether a word has the same pieces as first and as second word of a split text, and those of running text."""
-    pieces = backend.encode(["low", "low"], is_pretokenized=True, add_special_tokens=False).ids
-    running = backend.encode("low low", add_special_tokens=False).ids
-    half = len(pieces) // 2
-    return pieces[:half] == pieces[half:] and pieces[half:] == running[len(running) - half :]
 
 
 def _digest(folder: Path, patterns: Iterable[str]) -> str:

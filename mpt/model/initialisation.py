@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mpt.data.batch import collate
-from mpt.data.tokenization import EncodedSplit
+from mpt.data.batch import Batch, collate
+from mpt.data.encoded import EncodedSplit
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptShape
+from mpt.model.tagger import text_inputs
 from mpt.seeding import permutation, torch_generator, uniforms
 
 NORMAL_SCALES = {"normal_0.02": 0.02, "normal_1": 1.0}  # the reference implementation's, and PEFT's
@@ -53,12 +54,22 @@ def _text_prompt(
     injection.prompts = [None] * backbone.num_layers
     injection.captured = []
     with torch.no_grad():
-        backbone.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS)
+        backbone.model(**text_inputs(batch))
     captured, injection.captured = injection.captured, None
     drawn = uniforms(seed, "prompt", "pieces", number, count=count)
-    places = batch.words_M[torch.from_numpy((drawn * len(batch.words_M)).astype("int64"))]
+    places = _places(batch)
+    places = places[torch.from_numpy((drawn * len(places)).astype("int64"))]
     layers = [
         torch.stack([states.transpose(1, 2).flatten(0, 1)[places].transpose(0, 1) for states in captured[layer]])
         for layer in shape.layers
     ]
     return torch.stack(layers).float().cpu()
+
+
+def _places(batch: Batch) -> Int64[Tensor, " n"]:
+    """Where virtual tokens may come from: scored words, or any piece where one place is scored for a whole text."""
+    if len(batch.words_M) > len(batch.input_ids_BS):
+        return batch.words_M
+    mask = batch.attention_mask_BS
+    flat = torch.ones_like(batch.input_ids_BS, dtype=torch.bool) if mask is None else mask
+    return flat.flatten().nonzero()[:, 0]

@@ -90,7 +90,7 @@ class Tagger(nn.Module):
     ) -> Float[Tensor, "M H"]:
         """Last hidden state of every word's scoring piece, in float32."""
         backbone = self.backbone
-        inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+        inputs = text_inputs(batch)
         if self.bank is None:
             backbone.injection.prompts = [None] * backbone.num_layers
         else:
@@ -104,6 +104,12 @@ class Tagger(nn.Module):
         if backbone.trunk is not None:
             backbone.trunk.states = None
         return hidden_BSH.flatten(0, 1)[batch.words_M].float()
+
+
+def text_inputs(batch: Batch) -> dict[str, Tensor | None]:
+    """What a backbone's forward pass is given of a batch, whatever its prompts."""
+    inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+    return inputs if batch.segments_BS is None else {**inputs, "token_type_ids": batch.segments_BS}
 
 
 def shifted_positions(backbone: Backbone, batch: Batch, lengths: Int64[Tensor, " B"] | int) -> Int64[Tensor, "B S"]:

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mpt.data.batch import Batch, collate, evaluation_batches
-from mpt.data.tokenization import EncodedSplit, TrunkStates
+from mpt.data.encoded import EncodedSplit, TrunkStates
 from mpt.disk_cache import ENTRY, DiskCache
 from mpt.disk_cache import default_folder as cache_folder
 from mpt.model.backbone import Backbone
-from mpt.model.tagger import shifted_positions
+from mpt.model.tagger import shifted_positions, text_inputs
 
 __all__ = ["ENTRY", "STATES", "TrunkCache", "default_folder", "trunk_states"]
 
@@ -41,7 +41,7 @@ def trunk_states(backbone: Backbone, batch: Batch, depth: int, *, prompt_length:
     """Outputs of the lowest `depth` layers for a batch; the layers above do not run."""
     trunk = backbone.trunk
     assert trunk is not None, "the caller has looked"
-    inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
+    inputs = text_inputs(batch)
     if backbone.shifted:
         inputs["position_ids"] = shifted_positions(backbone, batch, prompt_length)
     backbone.injection.prompts = [None] * backbone.num_layers
@@ -120,6 +120,8 @@ def _about(backbone: Backbone, split: EncodedSplit, depth: int, prompt_length: i
     """Everything that an entry's content is a function of."""
     pieces = hashlib.sha256(split.piece_starts.tobytes())
     pieces.update(split.pieces.tobytes())
+    if split.segments is not None:
+        pieces.update(split.segments.tobytes())
     return {
         "version": FORMAT_VERSION,
         "architecture": backbone.identity.architecture,

@@ -1,8 +1,10 @@
 """How a file to be tagged is laid out: as the training data were, or as the user says."""
 
-from typing import cast, get_args
+from dataclasses import replace
+from typing import Literal, cast, get_args
 
 from mpt.data.source import Format, SourceFormat
+from mpt.data.text_readers import TextSource
 from mpt.errors import ConfigError, did_you_mean
 from mpt.serving.predictor import Predictor
 
@@ -16,7 +18,7 @@ def input_layout(
     word_column: int = 0,
     tag_column: int | None = None,
     delimiter: str = "whitespace",
-) -> SourceFormat:
+) -> SourceFormat | TextSource:
     """The layout to read and write.
 
     Args:
@@ -29,8 +31,17 @@ def input_layout(
     Raises:
         ConfigError: No such format.
     """
+    source = predictor.source
+    if isinstance(source, TextSource):
+        formats = predictor.spec.kind.formats
+        if name not in (None, *formats):
+            raise ConfigError(
+                f'--format "{name}": a task of family {predictor.spec.family} reads {", ".join(formats)}.'
+                f"{did_you_mean(name, formats)}"
+            )
+        return source if name is None else replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
     if name is None:
-        return predictor.source
+        return source
     if name not in FORMATS:
         raise ConfigError(f'--format "{name}" is not one of {", ".join(FORMATS)}.{did_you_mean(name, FORMATS)}')
     if name == "conll":

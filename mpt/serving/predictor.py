@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpt.data.encoding import encode_examples
+from mpt.data.example import Example
 from mpt.data.readers import read_sentences
-from mpt.data.sentence import Sentence
 from mpt.data.source import SourceFormat
-from mpt.data.tasks import source_format
-from mpt.data.tokenization import encode
+from mpt.data.tasks import source_format, text_source
+from mpt.data.text_readers import TextSource, read_texts
+from mpt.data.text_writers import write_answers
 from mpt.data.writers import write_predictions
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
@@ -28,11 +30,11 @@ class Predictor:
         self.spec = saved.task_spec(self.task)
 
     @property
-    def source(self) -> SourceFormat:
+    def source(self) -> SourceFormat | TextSource:
         """How the task's training files are laid out."""
-        return source_format(self.spec)
+        return source_format(self.spec) if self.spec.kind.unit == "words" else text_source(self.spec, labelled=False)
 
-    def predict(self, sentences: Sequence[Sentence]) -> tuple[list[list[str]], list[str]]:
+    def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
         """Predict one tag for every word.
 
         Returns:
@@ -40,13 +42,10 @@ class Predictor:
             tokenizer knows nothing of.
         """
         tagger = self.saved.tagger
-        split, notices = encode(
-            sentences, tagger.backbone.word_pieces, None, long=self.spec.long, no_piece=self.spec.no_piece
-        )
-        span_task = self.spec.metric == "span_f1"
-        return predict_split(tagger, self.task, split, span_task=span_task), notices
+        split, notices = encode_examples(examples, self.spec, tagger.backbone.word_pieces, None)
+        return predict_split(tagger, self.task, split, family=self.spec.kind), notices
 
-    def predict_file(self, path_in: Path, source: SourceFormat, path_out: Path) -> tuple[int, list[str]]:
+    def predict_file(self, path_in: Path, source: SourceFormat | TextSource, path_out: Path) -> tuple[int, list[str]]:
         """Write a file's predictions in the file's own form; see `mpt.data.writers.write_predictions`.
 
         Returns:
@@ -55,6 +54,11 @@ class Predictor:
         Raises:
             DataError: The file is not laid out as `source` says, or the output cannot be written.
         """
+        if isinstance(source, TextSource):
+            texts = read_texts(path_in, source)
+            answers, notices = self.predict(texts)
+            write_answers(path_in, source, texts, [answer for (answer,) in answers], path_out)
+            return len(texts), notices
         sentences = read_sentences(path_in, source.without_tags())
         tags, notices = self.predict(sentences)
         write_predictions(path_in, replace(source, scheme=self.spec.tag_scheme), sentences, tags, path_out)

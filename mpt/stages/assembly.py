@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from mpt.config import BackboneSettings, PromptSettings, StageSettings
-from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.encoded import EncodedTask
+from mpt.data.encoding import encode_task
 from mpt.data.plan import Plan, TaskSize
 from mpt.data.schema import Split
 from mpt.data.tasks import Task
@@ -163,8 +164,8 @@ def build_plan(
         TaskSize(
             name=encoded.task.name,
             rate=rates[encoded.task.name],
-            pieces=encoded.splits["train"].window_pieces,
-            words=encoded.splits["train"].window_words,
+            pieces=encoded.splits["train"].unit_pieces,
+            words=encoded.splits["train"].unit_terms,
             loss_weight=encoded.task.spec.loss_weight,
         )
         for encoded in tasks

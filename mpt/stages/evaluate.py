@@ -133,5 +133,5 @@ def _print_comparison(
 
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Int[np.ndarray, "N 3"]:
     task = encoded.task
-    predicted = predict_split(saved.tagger, task.name, encoded.splits[split], span_task=task.metric == "span_f1")
+    predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
     return sentence_counts(task.metric, encoded.gold(split, range(len(predicted))), predicted)

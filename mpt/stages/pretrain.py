@@ -249,14 +249,15 @@ def _tasks_per_step(manifest: Manifest, num_tasks: int, micro_batches: int) -> i
 
 
 def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSettings) -> dict[str, float]:
-    """Mixing rates for the words that this run will draw."""
+    """Mixing rates for what this run will draw: counted in words, or in word pieces where not every word is scored."""
+    pieces = {one.task.name: int(one.splits["train"].window_pieces.sum()) for one in tasks}
     words = {one.task.name: int(one.splits["train"].window_words.sum()) for one in tasks}
-    pieces = sum(int(one.splits["train"].window_pieces.sum()) for one in tasks)
+    sizes = words if all(one.task.spec.kind.unit == "words" for one in tasks) else pieces
     drawn = settings.training.steps * settings.training.micro_batches * settings.training.tokens_per_micro_batch
     return mixing_rates(
         manifest.mixture,
-        words,
-        total=drawn * sum(words.values()) / pieces,
+        sizes,
+        total=drawn * sum(sizes.values()) / sum(pieces.values()),
         max_epochs={one.task.name: one.task.spec.max_epochs for one in tasks},
         rates={one.task.name: one.task.spec.rate for one in tasks if one.task.spec.rate is not None},
     )

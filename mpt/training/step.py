@@ -7,12 +7,12 @@ from math import isnan
 
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
 
 from mpt.data.batch import Batch, collate
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import MicroBatch
 from mpt.errors import DivergedError
+from mpt.model.losses import summed_loss
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
 from mpt.training.gradients import GradientVectors
@@ -81,9 +81,8 @@ def train_step(
     def compute(number: int) -> Tensor:
         micro_batch = micro_batches[number]
         batch = _batch(micro_batch, tasks, tagger).to(tagger.backbone.device)
-        assert batch.labels_M is not None
         scores = tagger(names[number], batch, generator=torch_generator(seed, "dropout", step, number))
-        loss = functional.cross_entropy(scores, batch.labels_M, reduction="sum") * micro_batch.weight
+        loss = summed_loss(scores, batch) * micro_batch.weight
         return gradients.vector(names[number], loss)
 
     own = range(accelerator.process_index, len(micro_batches), accelerator.num_processes)
@@ -98,13 +97,19 @@ def train_step(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),
         gradient_norm=float(norm),
-        num_pieces=sum(int(tasks[m.task].splits["train"].pieces_of(m.windows).sum()) for m in micro_batches),
+        num_pieces=sum(_num_pieces(micro_batch, tasks) for micro_batch in micro_batches),
     )
 
 
 def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
     split = tasks[micro_batch.task].splits["train"]
-    return collate(split, micro_batch.windows, pad=tagger.backbone.word_pieces.pad)
+    return collate(split, split.windows_in(micro_batch.windows), pad=tagger.backbone.word_pieces.pad)
+
+
+def _num_pieces(micro_batch: MicroBatch, tasks: Sequence[EncodedTask]) -> int:
+    """Real word pieces, padding not counted."""
+    split = tasks[micro_batch.task].splits["train"]
+    return int(split.pieces_of(split.windows_in(micro_batch.windows)).sum())
 
 
 def _task_losses(
@@ -117,7 +122,7 @@ def _task_losses(
         encoded = tasks[micro_batch.task]
         name = encoded.task.name
         sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
-        words[name] = words.get(name, 0) + int(encoded.splits["train"].words_of(micro_batch.windows).sum())
+        words[name] = words.get(name, 0) + encoded.splits["train"].terms_of(micro_batch.windows)
     return {name: sums[name] / words[name] for name in sums}
 
 

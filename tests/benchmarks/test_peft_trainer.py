@@ -9,7 +9,7 @@ from common.backbones import HEADS, HIDDEN, LAYERS, tiny_backbone
 
 from job import Job, measure
 from mpt.data.batch import collate
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 from mpt.data.tokenization import encode
 from mpt.model.backbone import load_backbone
 from mpt.model.bank import PromptBank, PromptShape

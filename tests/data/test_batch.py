@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpt.data.batch import collate, evaluation_batches, word_rows
-from mpt.data.tokenization import EncodedSplit, Places
+from mpt.data.encoded import EncodedSplit, Places
 
 PAD = 99
 

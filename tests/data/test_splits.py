@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 from mpt.data.splits import comparable, content_hash, sample_sentences, split_dev
 from mpt.errors import DataError
 

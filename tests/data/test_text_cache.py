@@ -115,7 +115,7 @@ def test_what_is_kept_is_what_is_read(data, bert, cache, form, monkeypatch):
 
 def test_data_of_the_hub_is_kept_too(bert, cache, tmp_path, monkeypatch):
     from mpt.data import tasks
-    from mpt.data.sentence import Sentence
+    from mpt.data.example import Sentence
 
     hub = {"path": "o/n", "revision": "0" * 40, "dev": "validation"}
     task = {"family": "ner", "format": "hub", "hub": hub, "scheme": "iob2"}

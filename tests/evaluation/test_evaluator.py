@@ -8,8 +8,9 @@ import torch
 from common.runs import make_parts
 
 from mpt.data.batch import collate
-from mpt.data.encoded import encode_task
-from mpt.data.sentence import Sentence
+from mpt.data.encoding import encode_task
+from mpt.data.example import Sentence
+from mpt.data.families import FAMILIES
 from mpt.data.tokenization import encode
 from mpt.evaluation import evaluator
 from mpt.evaluation.decode import decode_many
@@ -123,21 +124,21 @@ def test_a_batch_has_the_size_of_the_device(device, tokens):
 def test_the_size_of_a_batch_changes_no_tag(parts, tokens, monkeypatch):
     encoded = long_task(parts)
     monkeypatch.setattr(evaluator, "CPU_TOKENS", tokens)
-    tags = predict_split(parts.tagger, "places", encoded.splits["dev"], span_task=True)
+    tags = predict_split(parts.tagger, "places", encoded.splits["dev"], family=FAMILIES["ner"])
     monkeypatch.undo()
-    assert tags == predict_split(parts.tagger, "places", encoded.splits["dev"], span_task=True)
+    assert tags == predict_split(parts.tagger, "places", encoded.splits["dev"], family=FAMILIES["ner"])
 
 
 def test_some_sentences_in_any_order(parts):
     split = parts.tasks[1].splits["dev"]
-    whole = predict_split(parts.tagger, "places", split, span_task=True)
-    some = predict_split(parts.tagger, "places", split, span_task=True, sentences=np.array([5, 0, 17]))
+    whole = predict_split(parts.tagger, "places", split, family=FAMILIES["ner"])
+    some = predict_split(parts.tagger, "places", split, family=FAMILIES["ner"], examples=np.array([5, 0, 17]))
     assert some == [whole[5], whole[0], whole[17]]
 
 
 def test_nothing_to_tag_gives_nothing(parts):
     split, _ = encode([], parts.tagger.backbone.word_pieces, None)
-    assert predict_split(parts.tagger, "places", split, span_task=True) == []
+    assert predict_split(parts.tagger, "places", split, family=FAMILIES["ner"]) == []
 
 
 def test_a_score_is_gold_against_decoded_tags(parts):
@@ -151,7 +152,7 @@ def test_a_score_is_gold_against_decoded_tags(parts):
 
 def test_words_with_a_tag_each_are_scored_by_accuracy(parts):
     encoded = parts.tasks[2]
-    tags = predict_split(parts.tagger, "words", encoded.splits["dev"], span_task=False)
+    tags = predict_split(parts.tagger, "words", encoded.splits["dev"], family=FAMILIES["pos"])
     gold = [sentence.tags for sentence in parts.loaded[2].splits["dev"]]
     right = sum(g == t for one, other in zip(gold, tags, strict=True) for g, t in zip(one, other, strict=True))
     found = evaluate_task(parts.tagger, encoded, "dev")

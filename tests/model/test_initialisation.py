@@ -7,7 +7,7 @@ from common.backbones import KINDS
 from common.prompts import random_bank, shape_of
 
 from mpt.data.batch import collate
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 from mpt.data.tokenization import encode
 from mpt.model.initialisation import initial_prompt
 

@@ -10,7 +10,7 @@ import torch
 from common.backbones import HIDDEN
 
 from mpt.data.batch import collate
-from mpt.data.sentence import Sentence
+from mpt.data.example import Sentence
 from mpt.data.tokenization import encode
 from mpt.model import trunk_cache
 from mpt.model.trunk_cache import ENTRY, STATES, TrunkCache, default_folder, trunk_states

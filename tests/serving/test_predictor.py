@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from common.runs import WORDS
 
+from mpt.data.example import Sentence
 from mpt.data.manifest import load_manifest
-from mpt.data.sentence import Sentence
 from mpt.data.source import SourceFormat
 from mpt.data.tags import check_tags
 from mpt.data.tasks import load_tasks

@@ -1,8 +1,8 @@
 import pytest
 
-from mpt.data.encoded import encode_task
+from mpt.data.encoding import encode_task
+from mpt.data.example import Sentence
 from mpt.data.schema import TaskSpec
-from mpt.data.sentence import Sentence
 from mpt.data.tasks import Task
 from mpt.errors import DataError
 

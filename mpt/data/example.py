@@ -1,0 +1,72 @@
+"""The record types that readers yield and every later stage takes."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentence:
+    """A sequence of words with its gold tags, and where it came from.
+
+    Attributes:
+        words: The words as the file has them, never empty.
+        tags: One tag a word: BIO2 for span tasks whatever the file's own scheme is, the tag itself for raw tasks. None
+            when the text carries no labels (prediction).
+        path: The file it was read from.
+        lines: Line number of each word in that file, counted from 1. Formats with one sentence a line repeat it.
+        document: Number of document marks seen before it in that file; None where the source declares none.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    path: str
+    lines: tuple[int, ...]
+    document: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`file:line` of the first word."""
+        return f"{self.path}:{self.lines[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextExample:
+    """Texts that are read whole, and what is right for them.
+
+    Attributes:
+        inputs: What the backbone reads: one input for a classified text, one for each choice. An input is a text or a
+            pair of texts.
+        tags: The label of a classified text, or the number of the right choice, counted from 0; one item. None when
+            nothing is known (prediction).
+        path: The file it was read from.
+        lines: The line that it begins in, counted from 1; one item.
+        document: Number of the document it belongs to; None where the source declares none.
+    """
+
+    inputs: tuple[tuple[str, ...], ...]
+    tags: tuple[str, ...] | None
+    path: str
+    lines: tuple[int, ...]
+    document: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`file:line`."""
+        return f"{self.path}:{self.lines[0]}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What stands between white space in its different texts, for counts and comparisons."""
+        texts = dict.fromkeys(text for texts in self.inputs for text in texts)
+        return tuple(word for text in texts for word in text.split())
+
+
+Example: TypeAlias = Sentence | TextExample
+
+
+def sentences_of(examples: Collection[Example]) -> list[Sentence]:
+    """The examples of a task whose words are scored."""
+    sentences = [example for example in examples if isinstance(example, Sentence)]
+    assert len(sentences) == len(examples), "a task is of one family"
+    return sentences

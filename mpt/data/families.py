@@ -1,0 +1,62 @@
+"""Families of tasks: what of an example is scored, what scores are normalised over, and which figure judges them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "classification", "choice"]
+Metric = Literal["span_f1", "accuracy", "macro_f1"]
+Unit = Literal["words", "text", "choices"]
+SoftmaxOver = Literal["labels", "window", "example"]
+"""What scores are normalised over: the labels of a word, or one label's words of a window, or of an example."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What all tasks of a family have in common.
+
+    Attributes:
+        unit: What is scored: every word of a sentence, a whole text, or each of several choices.
+        metrics: Figures that may judge it; the first is the default.
+        formats: Layouts of files that hold such examples.
+        spans: Whether tags stand for spans of words.
+        columns: Names of a head's scores where they are no labels.
+    """
+
+    unit: Unit
+    metrics: tuple[Metric, ...]
+    formats: tuple[str, ...]
+    spans: bool = False
+    columns: tuple[str, ...] = ()
+
+    @property
+    def softmax_over(self) -> SoftmaxOver:
+        """What scores are normalised over."""
+        return "example" if self.unit == "choices" else "labels"
+
+    @property
+    def noun(self) -> str:
+        """What one example is called."""
+        return {"words": "sentence", "text": "text", "choices": "question"}[self.unit]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether examples carry names out of a list of labels."""
+        return not self.columns
+
+
+_WORD_FORMATS = ("conll", "conllu", "jsonl", "hub")
+_SPANS = Family(
+    unit="words", metrics=("span_f1",), formats=(*_WORD_FORMATS, "jsonl_spans", "snips", "rasa"), spans=True
+)
+_TAGS = Family(unit="words", metrics=("accuracy",), formats=_WORD_FORMATS)
+
+FAMILIES: Mapping[FamilyName, Family] = {
+    "ner": _SPANS,
+    "slots": _SPANS,
+    "chunk": _SPANS,
+    "pos": _TAGS,
+    "tag": _TAGS,
+    "classification": Family(unit="text", metrics=("accuracy", "macro_f1"), formats=("csv", "jsonl", "text")),
+    "choice": Family(unit="choices", metrics=("accuracy",), formats=("jsonl",), columns=("choice",)),
+}

@@ -1,0 +1,204 @@
+"""Files of whole texts: CSV, JSON lines and plain lines, for texts with a label and for questions with choices.
+
+Everything that is wrong in a file is found before any of it is used, and raised at once with `file:line`.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from mpt.data.example import TextExample
+from mpt.data.families import Unit
+from mpt.data.jsonlines import member, read_objects
+from mpt.data.schema_source import Fields
+from mpt.data.source import Problems, quoted, read_text, split_lines
+from mpt.errors import DataError
+
+Record = Mapping[str, Any]
+csv.field_size_limit(1 << 24)  # passages of books occur; the default is 128 KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSource:
+    """How a file of texts is laid out.
+
+    Attributes:
+        format: csv (a header line unless its fields are numbers), jsonl (an object a line) or text (a text a line).
+        unit: "text" for texts with a label, "choices" for alternatives.
+        fields: Names of fields or columns.
+        delimiter: What separates columns of csv: `tab` or one character.
+        quoted: Whether fields of csv may stand in double quotes; else quotes are plain characters.
+        encoding: A codec of Python.
+        label: Label of all texts of the file; None where each has its own.
+        questions: Text that stands for each value of `fields.question`; a value without one is a text itself.
+        labelled: Whether labels are read.
+    """
+
+    format: Literal["csv", "jsonl", "text"]
+    unit: Unit
+    fields: Fields
+    delimiter: str = ","
+    quoted: bool = True
+    encoding: str = "utf-8"
+    label: str | None = None
+    questions: Mapping[str, str]
+    labelled: bool = True
+
+    @property
+    def separator(self) -> str:
+        """The character between columns of csv."""
+        return "\t" if self.delimiter == "tab" else self.delimiter
+
+
+def read_texts(path: Path, source: TextSource) -> list[TextExample]:
+    """Read all examples of a file, in its order.
+
+    Raises:
+        DataError: The file is missing, undecodable, malformed or not what `source` declares; lists every problem with
+            `file:line`, the first 20 in words.
+    """
+    problems = Problems(path)
+    text = read_text(path, source.encoding)
+    documents: dict[str, int] = {}
+    examples: list[TextExample] = []
+    for line, record in _RECORDS[source.format](text, source, problems):
+        try:
+            inputs, tags = (_choices if source.unit == "choices" else _text)(record, source)
+            document = _document(record, source, documents)
+        except DataError as error:
+            for problem in error.problems:
+                problems.add(line, problem)
+        else:
+            examples.append(TextExample(inputs=inputs, tags=tags, path=str(path), lines=(line,), document=document))
+    if not examples and not problems:
+        problems.add(0, "no text in this file")
+    problems.raise_any()
+    return examples
+
+
+def _csv_records(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
+    """Yield line number and fields of each row; a quoted field may hold line ends."""
+    names: list[str] | None = None
+    line = 0
+    try:
+        for line, row in csv_rows(text, source):
+            if not row:
+                continue
+            if isinstance(source.fields.text, int):
+                yield line, {str(number): field for number, field in enumerate(row)}
+            elif names is None:
+                names = row
+            elif len(row) != len(names):
+                problems.add(line, f"{len(row)} columns, the header line has {len(names)} ({', '.join(names)})")
+            else:
+                yield line, dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        hint = " Set quoted: false if quotes are plain characters here." if source.quoted else ""
+        problems.add(line + 1, f"not CSV, behind the row of line {line}: {error}.{hint}")
+
+
+def csv_rows(text: str, source: TextSource) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line that each row begins in, counted from 1, and its fields.
+
+    Raises:
+        csv.Error: Quotes do not match.
+    """
+    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    rows = csv.reader(StringIO(text, newline=""), delimiter=source.separator, quoting=quoting, strict=True)
+    before = 0
+    for row in rows:
+        yield before + 1, row
+        before = rows.line_num
+
+
+def _json_records(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
+    yield from read_objects(text, problems)
+
+
+def _lines(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
+    for number, line in enumerate(split_lines(text), 1):
+        if line.strip():
+            yield number, {"text": line}
+
+
+_RECORDS: Mapping[str, Callable[[str, TextSource, Problems], Iterator[tuple[int, Record]]]] = {
+    "csv": _csv_records,
+    "jsonl": _json_records,
+    "text": _lines,
+}
+
+
+def _text(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+    """One text or a pair, and its label."""
+    if source.format == "text":
+        texts: tuple[str, ...] = (_string(record, "text"),)
+    else:
+        names = [source.fields.text] + ([] if source.fields.pair is None else [source.fields.pair])
+        texts = tuple(_string(record, str(name)) for name in names)
+    if not source.labelled:
+        return (texts,), None
+    return (texts,), (source.label or _label(record, str(source.fields.label)),)
+
+
+def _choices(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+    """A pair of context and choice for each choice, and the number of the right one."""
+    context = _string(record, str(source.fields.text))
+    if source.fields.question is not None:
+        question = _string(record, source.fields.question)
+        context = f"{context} {source.questions.get(question, question)}"
+    names = source.fields.choices
+    choices = member(record, names[0]) if len(names) == 1 else [_string(record, name) for name in names]
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise DataError(f"{names[0]} must be a list of texts, got {quoted(json.dumps(choices))}")
+    if len(choices) < 2:
+        raise DataError(f"{len(choices)} choice; a question needs at least two")
+    inputs = tuple((context, choice) for choice in choices)
+    if not source.labelled:
+        return inputs, None
+    label = member(record, str(source.fields.label))
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(choices):
+        raise DataError(
+            f"{source.fields.label} must be the number of a choice, 0 to {len(choices) - 1}, got "
+            f"{quoted(json.dumps(label))}"
+        )
+    return inputs, (str(label),)
+
+
+def _string(record: Record, name: str) -> str:
+    value = _field(record, name)
+    if not isinstance(value, str):
+        raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
+    if not value.strip():
+        raise DataError(f"{name} is empty")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise DataError(f"{name} holds half of a surrogate pair, which is no character: {quoted(value)}")
+    return value
+
+
+def _label(record: Record, name: str) -> str:
+    """A label as text; JSON's true, false and whole numbers are labels too."""
+    value = _field(record, name)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{name} must be a label, got {quoted(json.dumps(value))}")
+    return value
+
+
+def _field(record: Record, name: str) -> Any:
+    if name.isdigit() and name not in record:
+        raise DataError(f"no column {name}, the row has {len(record)} (counted from 0)")
+    return member(record, name)
+
+
+def _document(record: Record, source: TextSource, numbers: dict[str, int]) -> int | None:
+    """Number of the document that a field names, in order of first occurrence."""
+    if source.fields.document is None or source.format == "text":
+        return None
+    return numbers.setdefault(_string(record, str(source.fields.document)), len(numbers))

@@ -1,0 +1,130 @@
+"""Whole texts to word pieces: one window for each input, scored at one piece.
+
+The piece is the first special one ([CLS]), which has seen all of the text, or the last piece where the backbone is
+causal. A text that does not fit is cut at its end, that of a pair at the longer one's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int32
+
+from mpt.data.encoded import EncodedSplit, places_of
+from mpt.data.example import TextExample
+from mpt.data.families import SoftmaxOver
+from mpt.data.ragged import starts_of
+from mpt.data.tokenization import NOTICES_SHOWN, WordPieces
+from mpt.errors import DataError
+
+
+def encode_texts(
+    examples: Sequence[TextExample],
+    word_pieces: WordPieces,
+    labels: Sequence[str] | None,
+    *,
+    softmax_over: SoftmaxOver,
+    long: str = "cut",
+) -> tuple[EncodedSplit, list[str]]:
+    """Tokenise texts.
+
+    Args:
+        examples: Examples whose labels are all in `labels`.
+        word_pieces: The backbone's tokenizer.
+        labels: The task's labels; None leaves aside what is right.
+        softmax_over: "labels" for texts with a label, "example" for choices.
+        long: "cut" shortens an input that does not fit, "error" refuses it.
+
+    Returns:
+        The windows, and notices for the user.
+
+    Raises:
+        DataError: `long` is "error" and an input does not fit; all of them are named, as file:line.
+    """
+    inputs = [(example, texts) for example in examples for texts in example.inputs]
+    known = _tokenised({text for _, texts in inputs for text in texts}, word_pieces)
+    windows: list[Int32[np.ndarray, " pieces"]] = []
+    segments: list[Int32[np.ndarray, " pieces"]] = []
+    cut: list[str] = []
+    for example, texts in inputs:
+        room = word_pieces.room - (len(word_pieces.between) if len(texts) == 2 else 0)
+        parts = [known[text] for text in texts]
+        lengths = fitted([len(part) for part in parts], room)
+        if sum(lengths) < sum(map(len, parts)):
+            cut.append(f"{example.where} ({sum(map(len, parts))} word pieces)")
+        window, second = _window([part[:length] for part, length in zip(parts, lengths, strict=True)], word_pieces)
+        windows.append(window)
+        segments.append(second)
+    if cut and long == "error":
+        told = [f"{where}: longer than the {word_pieces.room} word pieces the backbone takes" for where in cut]
+        more = [f"... and {len(told) - 20} more"] if len(told) > 20 else []
+        raise DataError([f"{problem}. Shorten it, or set long: cut" for problem in told[:20]] + more)
+    sizes = np.array([len(window) for window in windows], dtype=np.int64)
+    paired = word_pieces.second_segment and any(len(texts) == 2 for _, texts in inputs)
+    split = EncodedSplit(
+        pieces=_joined(windows),
+        piece_starts=starts_of(sizes),
+        segments=_joined(segments).astype(np.uint8) if paired else None,
+        positions=(sizes - 1 if word_pieces.last_piece else np.zeros_like(sizes)).astype(np.int32),
+        word_starts=np.arange(len(windows) + 1),
+        labels=None if labels is None else _label_ids(examples, labels, softmax_over),
+        softmax_over=softmax_over,
+        windows_of=starts_of(np.array([len(example.inputs) for example in examples], dtype=np.int64)),
+        places=places_of([(example.path, example.lines[0]) for example in examples]),
+    )
+    notice = f"texts longer than {word_pieces.room} word pieces, cut at the end: {len(cut):,}"
+    return split, [f"{notice} (first: {', '.join(cut[:NOTICES_SHOWN])})"] if cut else []
+
+
+def fitted(lengths: Sequence[int], room: int) -> list[int]:
+    """Shorten the longer of one or two texts until both fit; equal lengths are shortened alike, the second first."""
+    if len(lengths) == 1:
+        return [min(lengths[0], room)]
+    first, second = lengths
+    if first + second <= room:
+        return [first, second]
+    half = room // 2
+    if first <= half:
+        return [first, room - first]
+    if second <= half:
+        return [room - second, second]
+    return [room - half, half]
+
+
+def _tokenised(texts: set[str], word_pieces: WordPieces) -> dict[str, Int32[np.ndarray, " pieces"]]:
+    """Piece ids of each text; the unknown piece for one that the tokenizer turns into nothing."""
+    ordered = sorted(texts)
+    encodings = word_pieces.tokenizer.encode_batch_fast(ordered, add_special_tokens=False)
+    nothing = [] if word_pieces.unknown is None else [word_pieces.unknown]
+    return {
+        text: np.array(encoding.ids or nothing, dtype=np.int32)
+        for text, encoding in zip(ordered, encodings, strict=True)
+    }
+
+
+def _window(
+    parts: Sequence[Int32[np.ndarray, " pieces"]], word_pieces: WordPieces
+) -> tuple[Int32[np.ndarray, " pieces"], Int32[np.ndarray, " pieces"]]:
+    """Piece ids of one input with its specials, and their segments."""
+    first = [np.array(word_pieces.prefix, dtype=np.int32), parts[0]]
+    second = [np.array(word_pieces.between, dtype=np.int32), parts[1]] if len(parts) == 2 else []
+    last = np.array(word_pieces.suffix, dtype=np.int32)
+    pieces = np.concatenate([*first, *second, last]).astype(np.int32)
+    segments = np.zeros(len(pieces), dtype=np.int32)
+    if second:
+        segments[len(pieces) - len(last) - len(parts[1]) :] = word_pieces.second_segment
+    return pieces, segments
+
+
+def _label_ids(
+    examples: Sequence[TextExample], labels: Sequence[str], softmax_over: SoftmaxOver
+) -> Int32[np.ndarray, " words"]:
+    """The label of each text, or for each choice whether it is the right one."""
+    if softmax_over == "labels":
+        ids = {label: number for number, label in enumerate(labels)}
+        return np.array([ids[(example.tags or ("",))[0]] for example in examples], dtype=np.int32)
+    right = [(int((example.tags or ("",))[0]), len(example.inputs)) for example in examples]
+    return np.array([choice == answer for answer, count in right for choice in range(count)], dtype=np.int32)
+
+
+def _joined(rows: Sequence[Int32[np.ndarray, " n"]]) -> Int32[np.ndarray, " total"]:
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)
