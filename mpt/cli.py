@@ -127,7 +127,7 @@ def predict(
         str | None,
         typer.Option(
             "--format",
-            help="text, conll, conllu, jsonl, jsonl_spans, snips or rasa; as the training data when not given.",
+            help="text, conll, conllu, jsonl, jsonl_spans, snips, rasa or csv; as the training data when not given.",
         ),
     ] = None,
     word_column: Annotated[int, typer.Option(help="With conll: column of the word, from 0.")] = 0,
@@ -135,7 +135,7 @@ def predict(
     delimiter: Annotated[str, typer.Option(help="With conll: tab, space, whitespace or one character.")] = "whitespace",
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
 ) -> None:
-    """Tag a file and write it back in its own form: columns, JSON lines, or JSON lines for plain text."""
+    """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text."""
     from mpt.serving.layout import input_layout
     from mpt.serving.predictor import Predictor
     from mpt.serving.saved import open_saved
@@ -146,7 +146,8 @@ def predict(
     tagged, notices = predictor.predict_file(text, source, out)
     for notice in notices:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{tagged} sentences of {text} tagged with {predictor.task}: {out}", highlight=False, soft_wrap=True)
+    done = f"{tagged} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {out}"
+    console.print(done, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -80,12 +80,12 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
 
 
 def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[Tensor, " M"] | None:
-    """Number the windows or examples that words are part of, from 0 without gaps."""
+    """Number the windows or examples that words are part of, in the order of the batch."""
     if split.softmax_over == "labels":
         return None
     if split.softmax_over == "example":
         windows = np.searchsorted(split.windows_of, windows, side="right") - 1
-    return torch.from_numpy(np.unique(windows, return_inverse=True)[1].astype(np.int64))
+    return torch.from_numpy(np.cumsum(np.diff(windows, prepend=windows[:1]) != 0))
 
 
 def _padded(

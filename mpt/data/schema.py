@@ -221,7 +221,7 @@ class TaskSpec(Settings):
         if self.long == wrong:
             instead = "window" if wrong == "cut" else "cut"
             problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
-        if self.questions and self.fields.question is None:
+        if kind.unit == "choices" and self.questions and self.fields.question is None:
             problems["questions"] = "needs fields.question, the field whose value they stand for."
         return problems
 

@@ -128,7 +128,10 @@ def _grids(report: Report) -> Iterator[_Grid]:
 
 
 def _summary(report: Report) -> _Grid:
-    rows, notes = [], ["Score: micro F1 over spans (span_f1) or correct words (accuracy), in percent."]
+    rows, notes = (
+        [],
+        ["Score, in percent: micro F1 over spans (span_f1), right labels (accuracy) or macro F1."],
+    )
     for task in report.tasks:
         score = task.score
         total = score.total if isinstance(score, SpanScore) else None

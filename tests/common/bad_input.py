@@ -76,6 +76,14 @@ def edit(change, path=MIXTURE):
     path.write_text(json.dumps(content, indent=1))
 
 
+def texts(form, train, *, dev=None, **fields):
+    """Add a task of whole texts to the mixture."""
+    for split, content in (("train", train), ("dev", dev or train)):
+        Path("data/texts.txt" if split == "train" else "data/texts.txt.dev").write_text(content)
+    files = {"train": "texts.txt", "dev": "texts.txt.dev"}
+    edit(lambda tasks: tasks.update(texts={"family": "classification", "format": form, "files": files, **fields}))
+
+
 def insert_byte():
     content = TRAIN.read_bytes()
     TRAIN.write_bytes(content[:20] + b"\xff" + content[20:])
@@ -299,6 +307,47 @@ CASES = (
         what="A file to tag that does not exist",
         command=("predict", "run", "data/people/tset.txt", "--out", "new", "--task", "people"),
         parts=("data/people/tset.txt: no such file", 'Did you mean "test.txt"?'),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A row of CSV with too many columns, and a text that is empty",
+        change=lambda: texts("csv", "text,label\nAda came,person\nto Kiev, then,place\n ,place\n"),
+        parts=("data/texts.txt:3: 3 columns, the header line has 2 (text, label)", "data/texts.txt:4: text is empty"),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A label of a text in dev that train does not have",
+        change=lambda: texts("csv", "text,label\nAda,person\n", dev="text,label\nSony,firm\n"),
+        parts=('data/texts.txt.dev:2: label "firm" (1x in dev, first here)', "write labels: [person, firm]"),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A right choice that there is not, and a question with one choice",
+        change=lambda: texts(
+            "jsonl",
+            '{"text": "who", "choices": ["Ada", "Kiev"], "label": 2}\n'
+            '{"text": "who", "choices": ["Ada"], "label": 0}\n',
+            family="choice",
+        ),
+        parts=(
+            'data/texts.txt:1: label must be the number of a choice, 0 to 1, got "2"',
+            "data/texts.txt:2: 1 choice; a question needs at least two",
+        ),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="Plain lines without a label for their file",
+        change=lambda: texts("text", "Ada came\n"),
+        parts=("tasks.texts.label_of: is required", "{reviews.pos: positive}"),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="Fields that have no meaning for whole texts",
+        change=lambda: texts("csv", "text,label\na,b\n", scheme="iob2", long="window"),
+        parts=(
+            "tasks.texts.scheme: has no meaning in family classification",
+            "tasks.texts.long: window has no meaning in family classification. Use cut or error",
+        ),
     ),
     Case(
         topic="Backbone",

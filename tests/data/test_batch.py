@@ -100,3 +100,35 @@ def test_evaluation_sees_every_window_once(split_windows, tokens, data):
     lengths = [split.window_pieces[group] for group in groups]
     assert all(len(group) == 1 or len(group) * group.max() <= tokens for group in lengths)
     assert (np.diff(np.concatenate(lengths)) >= 0).all()
+
+
+@pytest.mark.parametrize(("softmax_over", "expected"), [("window", [0, 0, 1, 2, 2]), ("example", [0, 0, 1, 1, 1])])
+def test_groups_are_numbered_in_the_order_of_the_batch(softmax_over, expected):
+    split = EncodedSplit(
+        pieces=np.arange(8, dtype=np.int32),
+        piece_starts=np.array([0, 3, 5, 8]),
+        positions=np.array([0, 1, 1, 2, 0], dtype=np.int32),
+        word_starts=np.array([0, 1, 3, 5]),
+        labels=np.array([1, 1, 0, 0, 3], dtype=np.int32),
+        softmax_over=softmax_over,
+        windows_of=np.array([0, 2, 3]),
+        places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
+    )
+    batch = collate(split, np.array([2, 0, 1]), pad=9)
+    assert batch.groups_M.tolist() == expected
+    assert batch.labels_M.tolist() == [0, 3, 1, 1, 0]
+    assert batch.to(torch.device("cpu")).groups_M.tolist() == expected
+
+
+def test_segments_are_padded_with_zeros():
+    split = EncodedSplit(
+        pieces=np.arange(5, dtype=np.int32),
+        piece_starts=np.array([0, 3, 5]),
+        segments=np.array([0, 1, 1, 0, 1], dtype=np.uint8),
+        positions=np.zeros(2, dtype=np.int32),
+        word_starts=np.array([0, 1, 2]),
+        labels=None,
+        windows_of=np.array([0, 1, 2]),
+        places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
+    )
+    assert collate(split, np.array([1, 0]), pad=9).segments_BS.tolist() == [[0, 1, 0], [0, 1, 1]]

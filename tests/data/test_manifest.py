@@ -297,3 +297,43 @@ def test_a_shipped_manifest_is_well_formed_and_documented(path, tmp_path, monkey
             assert spec.files is not None
             assert set(spec.sha256) == set(spec.files.entries())
     assert os.environ["MPT_DATA"] == str(manifest.root)
+
+
+TEXTS = {"family": "classification", "columns": "", "scheme": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format": "conll"}, "t.format: family classification is read from csv, jsonl, text, not from conll."),
+        ({"format": "csv", "columns": "{word: 0, tag: 1}"}, "t.columns: has no meaning in format csv. Remove it."),
+        ({"format": "jsonl", "quoted": "true"}, "t.quoted: has no meaning in format jsonl. Remove it."),
+        ({"format": "csv", "repair": "begin"}, "t.repair: has no meaning in family classification. Remove it."),
+        ({"format": "csv", "questions": "{cause: Why?}"}, "t.questions: has no meaning in family classification."),
+        ({"format": "csv", "delimiter": "space"}, "t.delimiter: a CSV file is separated by tab or one character"),
+        ({"format": "csv", "score": "span_f1"}, "t.score: family classification is scored by accuracy or macro_f1"),
+        ({"format": "csv", "test_fraction": "0.1", "files": "{train: a, dev: b, test: c}"}, "t.test_fraction: a test"),
+        ({"format": "text", "label_of": "{c.tsv: x}"}, "t.label_of.c.tsv: no split of this task names that file."),
+        ({"family": "choice", "format": "jsonl", "labels": "[a]"}, "t.labels: has no meaning in family choice."),
+        (
+            {"family": "choice", "format": "jsonl", "questions": "{cause: Why?}"},
+            "t.questions: needs fields.question, the field whose value they stand for.",
+        ),
+    ],
+)
+def test_a_wrong_field_of_whole_texts_is_named(load, changes, problem):
+    found = problems(load, task(**(TEXTS | changes)))
+    assert any(problem in one for one in found), found
+
+
+def test_defaults_reach_only_the_families_that_they_have_a_meaning_for(load):
+    text = (
+        HEAD + "defaults: {scheme: iob2, columns: {word: 0, tag: 1}, repair: begin, on_unseen_label: drop_sentence}\n"
+    )
+    text += "tasks:\n  words: {family: ner, files: {train: a, dev: b}}\n"
+    text += "  texts: {family: classification, format: csv, files: {train: c, dev: d}}\n"
+    text += "  choices: {family: choice, format: jsonl, files: {train: e, dev: f}}\n"
+    tasks = load(text).tasks
+    assert (tasks["texts"].scheme, tasks["texts"].columns, tasks["texts"].repair) == (None, None, "error")
+    assert (tasks["texts"].on_unseen_label, tasks["choices"].on_unseen_label) == ("drop_sentence", "error")
+    assert tasks["texts"].long_policy == tasks["choices"].long_policy == "cut"

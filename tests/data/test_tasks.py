@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -288,6 +289,11 @@ SHIPPED = {
     },
     "open_slots": {"snips": (12406, 1378, 700, 39), "hwu64": (8964, 996, 1076, 54)},
     "open_pos": {"ud_ewt": (12544, 2001, 2077, 17)},
+    "open_classification": {
+        "banking77": (9003, 1000, 3080, 77),
+        "rt_polarity": (8636, 960, 1066, 2),
+        "boolq": (2354, 262, 654, 2),
+    },
 }
 
 
@@ -301,14 +307,37 @@ def test_the_open_manifests_read_the_published_data(name, monkeypatch):
     found = {
         task.name: (
             *(len(task.splits[split]) if split in task.splits else None for split in ("train", "dev", "test")),
-            len(task.labels) if task.metric == "accuracy" else len(task.labels) // 2,
+            len(task.labels) // 2 if task.spec.kind.spans else len(task.labels),
         )
         for task in tasks
     }
     assert found == SHIPPED[name]
+    if name == "open_classification":
+        boolq = next(task for task in tasks if task.name == "boolq")
+        passages = [{it.inputs[0][1] for it in them} for them in boolq.splits.values()]
+        assert not passages[0] & passages[1] and not passages[0] & passages[2] and not passages[1] & passages[2]
     if name == "open_ner":
         corpus = {task.name: task for task in tasks}
         assert "B-creative-work" in corpus["wnut17"].labels
         assert not {it.document for it in corpus["wikigold"].splits["train"]} & {
             it.document for it in corpus["wikigold"].splits["dev"]
         }
+
+
+def test_a_test_split_is_taken_out_of_train_too(tmp_path):
+    lines = [json.dumps({"text": f"text {n}", "label": "ab"[n % 2], "source": f"s{n // 10}"}) for n in range(200)]
+    (tmp_path / "all.jsonl").write_text("\n".join(lines) + "\n")
+    fields = "{document: source}"
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "version: 1\nname: m\ntasks:\n  t: {family: classification, format: jsonl, files: {train: all.jsonl}, "
+        f"fields: {fields}, dev_fraction: 0.2, test_fraction: 0.2, dev_by: document}}\n"
+    )
+    (task,), notices = load_tasks(load_manifest(path), splits=("train", "dev", "test"))
+    sizes = {split: len(them) for split, them in task.splits.items()}
+    assert sizes == {"train": 130, "dev": 30, "test": 40}
+    documents = {split: {it.document for it in them} for split, them in task.splits.items()}
+    assert not documents["train"] & documents["test"] and not documents["dev"] & documents["test"]
+    assert notices[0] == "t: test is 40 texts (20.0%) taken out of train by document; train keeps 160."
+    (without,), _ = load_tasks(load_manifest(path))
+    assert without.splits["train"] == task.splits["train"]

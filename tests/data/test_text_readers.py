@@ -1,0 +1,120 @@
+import pytest
+
+from mpt.data.schema_source import Fields
+from mpt.data.text_readers import TextSource, read_texts
+from mpt.errors import DataError
+
+
+def source(form="csv", *, unit="text", **changes):
+    fields = Fields.model_validate(changes.pop("fields", {}))
+    return TextSource(format=form, unit=unit, fields=fields, questions=changes.pop("questions", {}), **changes)
+
+
+def read(tmp_path, content, layout):
+    path = tmp_path / "data"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_texts(path, layout)
+
+
+def problems(tmp_path, content, layout):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, content, layout)
+    return [problem.removeprefix(str(tmp_path / "data")) for problem in caught.value.problems]
+
+
+def texts(examples):
+    return [(example.inputs, example.tags, example.lines[0]) for example in examples]
+
+
+def test_quoted_fields_hold_line_ends_quotes_and_outer_space(tmp_path):
+    content = 'text,label\r\n" a, b\nc ",x\r\n"say ""no""",y\r\n'
+    found = texts(read(tmp_path, content, source()))
+    assert found == [(((" a, b\nc ",),), ("x",), 2), ((('say "no"',),), ("y",), 4)]
+
+
+def test_unquoted_columns_by_number_without_a_header(tmp_path):
+    layout = source(delimiter="tab", quoted=False, fields={"text": 3, "label": 1})
+    found = texts(read(tmp_path, 'gj04\t1\t\tShe "ran.\ngj04\t0\t*\tHim ran.\n', layout))
+    assert found == [((('She "ran.',),), ("1",), 1), ((("Him ran.",),), ("0",), 2)]
+
+
+def test_pairs_labels_and_documents_of_json_lines(tmp_path):
+    layout = source("jsonl", fields={"text": "question", "pair": "passage", "label": "answer", "document": "passage"})
+    lines = ['{"question": "q1", "passage": "p", "answer": true}', '{"question": "q2", "passage": "r", "answer": 3}']
+    lines += ['{"question": "q3", "passage": "p", "answer": "no"}']
+    found = read(tmp_path, "\n".join(lines), layout)
+    assert [example.inputs for example in found] == [(("q1", "p"),), (("q2", "r"),), (("q3", "p"),)]
+    assert [example.tags for example in found] == [("true",), ("3",), ("no",)]
+    assert [example.document for example in found] == [0, 1, 0]
+
+
+def test_plain_lines_have_the_label_of_their_file(tmp_path):
+    found = texts(read(tmp_path, "good \n\n bad\n", source("text", label="positive")))
+    assert found == [((("good ",),), ("positive",), 1), (((" bad",),), ("positive",), 3)]
+
+
+def test_choices_are_pairs_of_context_and_choice(tmp_path):
+    layout = source(
+        "jsonl",
+        unit="choices",
+        fields={"text": "premise", "question": "asks", "choices": ["choice1", "choice2"]},
+        questions={"cause": "What was the cause?"},
+    )
+    record = '{"premise": "It broke.", "asks": "%s", "choice1": "It fell.", "choice2": "It sang.", "label": 1}\n'
+    (one, other) = read(tmp_path, record % "cause" + record % "Why?", layout)
+    context = "It broke. What was the cause?"
+    assert one.inputs == ((context, "It fell."), (context, "It sang."))
+    assert other.inputs[0] == ("It broke. Why?", "It fell.")
+    assert one.tags == ("1",)
+
+
+def test_choices_in_one_list_may_differ_in_number(tmp_path):
+    layout = source("jsonl", unit="choices")
+    lines = '{"text": "t", "choices": ["a", "b", "c"], "label": 2}\n{"text": "t", "choices": ["a", "b"], "label": 0}\n'
+    assert [len(example.inputs) for example in read(tmp_path, lines, layout)] == [3, 2]
+
+
+def test_labels_are_left_unread_for_prediction(tmp_path):
+    (one,) = read(tmp_path, "text\nhello\n", source(labelled=False))
+    assert (one.inputs, one.tags) == ((("hello",),), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "layout", "expected"),
+    [
+        ("text,label\na,b,c\nd,e\nf\n", {}, [":2: 3 columns, the header line has 2 (text, label)", ":4: 1 columns"]),
+        ("text,lable\na,b\n", {}, [':2: no field "label" among text, lable. Did you mean "lable"?']),
+        (
+            'text,label\n"a,b\n',
+            {},
+            [":2: not CSV, behind the row of line 1: unexpected end of data. Set quoted"],
+        ),
+        ("text,label\n ,b\nc,\n", {}, [":2: text is empty", ":3: label must be a label, got"]),
+        ("a\tb\n", {"fields": {"text": 0, "label": 2}, "delimiter": "tab"}, [":1: no column 2, the row has 2"]),
+        ("text,label\n", {}, [": no text in this file"]),
+    ],
+)
+def test_wrong_csv_is_told_with_its_lines(tmp_path, content, layout, expected):
+    found = problems(tmp_path, content, source(**layout))
+    assert len(found) == len(expected)
+    for problem, start in zip(found, expected, strict=True):
+        assert problem.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ('{"text": "t", "choices": ["a"], "label": 0}', "1 choice; a question needs at least two"),
+        ('{"text": "t", "choices": ["a", " "], "label": 0}', "choices must be a list of texts"),
+        ('{"text": "t", "choices": "ab", "label": 0}', "choices must be a list of texts"),
+        ('{"text": "t", "choices": ["a", "b"], "label": 2}', 'label must be the number of a choice, 0 to 1, got "2"'),
+        ('{"text": "t", "choices": ["a", "b"], "label": true}', "label must be the number of a choice"),
+        ('{"text": "t", "choices": ["a", "b"]}', 'no field "label" among text, choices'),
+        ('{"text": 3, "choices": ["a", "b"], "label": 0}', 'text must be a text, got "3"'),
+        ('{"text": "\\ud800", "choices": ["a", "b"], "label": 0}', "text holds half of a surrogate pair"),
+    ],
+)
+def test_wrong_choices_are_told_with_their_line(tmp_path, record, expected):
+    good = '{"text": "t", "choices": ["a", "b"], "label": 0}\n'
+    (problem,) = problems(tmp_path, good + record + "\n", source("jsonl", unit="choices"))
+    assert problem.startswith(f":2: {expected}")
