@@ -18,14 +18,15 @@ def stream_key(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
 
-def raw_words(seed: int, *purpose: str | int, count: int) -> UInt64[np.ndarray, " count"]:
-    """The first `count` raw 64-bit words of a stream; a longer request has a shorter one as its prefix."""
-    return np.random.Philox(key=stream_key(seed, *purpose)).random_raw(count)
+def raw_words(seed: int, *purpose: str | int, count: int, start: int = 0) -> UInt64[np.ndarray, " count"]:
+    """Raw 64-bit words of a stream from word `start`, a multiple of 4; a longer request has a shorter as its prefix."""
+    assert start % 4 == 0, start  # Philox makes four words of each value of its counter
+    return np.random.Philox(key=stream_key(seed, *purpose), counter=start // 4).random_raw(count)
 
 
-def uniforms(seed: int, *purpose: str | int, count: int) -> Float64[np.ndarray, " count"]:
-    """Numbers in [0, 1) with 53 random bits each."""
-    return (raw_words(seed, *purpose, count=count) >> np.uint64(11)) * 2.0**-53
+def uniforms(seed: int, *purpose: str | int, count: int, start: int = 0) -> Float64[np.ndarray, " count"]:
+    """Numbers in [0, 1) with 53 random bits each, from number `start` on, a multiple of 4."""
+    return (raw_words(seed, *purpose, count=count, start=start) >> np.uint64(11)) * 2.0**-53
 
 
 def permutation(seed: int, *purpose: str | int, count: int) -> Int64[np.ndarray, " count"]:

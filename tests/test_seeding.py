@@ -25,6 +25,12 @@ def test_different_names_never_share_a_stream(seed, purpose, other_seed, other_p
     assert (stream_key(seed, *purpose) == stream_key(other_seed, *other_purpose)) == same
 
 
+@given(SEEDS, PURPOSES, st.integers(0, 50).map(lambda four: 4 * four))
+def test_a_stream_can_be_entered_anywhere(seed, purpose, start):
+    whole = raw_words(seed, *purpose, count=start + 6).tolist()
+    assert raw_words(seed, *purpose, count=6, start=start).tolist() == whole[start:]
+
+
 def test_names_are_not_glued_together():
     names = [(1, "ab"), (1, "a", "b"), (1, "ab", ""), (1, "a", "b", ""), (1, 2), (1, "2"), (12,), (1, "int:2")]
     assert len({stream_key(*name) for name in names}) == len(names)

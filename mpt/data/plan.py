@@ -4,18 +4,20 @@ A step has a fixed number of micro-batches. Each *draw* of a step picks one task
 task's next `micro_batches / tasks_per_step` micro-batches. A task's micro-batches are numbered without end: number n
 lies in one of the task's own epochs, and every epoch is a new permutation in which each window occurs exactly once.
 
-Draws are stratified: a task with rate r is drawn once in every 1/r draws of mixture time, at a random point of that
-interval, so its share never strays from the rate by more than one draw. Micro-batches are cut from pools of windows
-sorted by length, because padding is work without a result.
+Which task a draw picks is the business of `mpt.data.draws`. Micro-batches are cut from pools of windows sorted by
+length, because padding is work without a result.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64, Integer, UInt
 
-from mpt.seeding import permutation, uniforms
+from mpt.data.draws import Draws
+from mpt.seeding import permutation
 
 # Windows of a pool are sorted by length before they are cut. 64 micro-batches a pool leave under 2% padding on real
 # corpora and still mix an epoch well, since micro-batches are shuffled across pools.
@@ -45,15 +47,15 @@ class TaskSize:
     Attributes:
         name: Name of the task; it names its random streams, so that adding a task leaves the others' order alone.
         rate: Share of the draws, in (0, 1].
-        pieces: Word pieces of each window, special tokens included.
+        pieces: Word pieces of each window, special tokens included; at least one.
         words: Labelled words of each window.
         loss_weight: Factor on the task's loss.
     """
 
     name: str
     rate: float
-    pieces: Int64[np.ndarray, " windows"]
-    words: Int64[np.ndarray, " windows"]
+    pieces: Integer[np.ndarray, " windows"]
+    words: Integer[np.ndarray, " windows"]
     loss_weight: float = 1.0
 
 
@@ -70,21 +72,20 @@ class Plan:
     """
 
     def __init__(
-        self, tasks: Sequence[TaskSize], *, seed: int, tokens: int, micro_batches: int = 1, tasks_per_step: int = 1
+        self, tasks: Iterable[TaskSize], *, seed: int, tokens: int, micro_batches: int = 1, tasks_per_step: int = 1
     ) -> None:
         assert micro_batches % tasks_per_step == 0, (micro_batches, tasks_per_step)
-        self.tasks = list(tasks)
-        self.seed = seed
+        self.tasks = [replace(task, pieces=_narrow(task.pieces), words=_narrow(task.words)) for task in tasks]
         self.draws_per_step = tasks_per_step
         self.batches_per_draw = micro_batches // tasks_per_step
-        self._orders = [TaskOrder(task.name, task.pieces, seed=seed, tokens=tokens) for task in tasks]
-        self._draws: Int64[np.ndarray, "2 draws"] = np.empty((2, 0), dtype=np.int64)
+        self._orders = [TaskOrder(task.name, task.pieces, seed=seed, tokens=tokens) for task in self.tasks]
+        self._draws = Draws([(task.name, task.rate) for task in self.tasks], seed=seed)
 
     def step(self, step: int) -> list[MicroBatch]:
         """The micro-batches of one step, in the order in which their gradients are summed."""
         chosen: list[tuple[int, Int64[np.ndarray, " rows"]]] = []
         for draw in range(step * self.draws_per_step, (step + 1) * self.draws_per_step):
-            task, occurrence = self._draw(draw)
+            task, occurrence = self._draws.at(draw)
             first = occurrence * self.batches_per_draw
             chosen += [(task, self._orders[task].batch(first + i)) for i in range(self.batches_per_draw)]
         words: dict[int, int] = {}
@@ -100,38 +101,13 @@ class Plan:
 
     def epoch_of(self, task: int, step: int) -> float:
         """How often each window of the task has been seen, on average, before `step` begins."""
-        self._draw(max(step * self.draws_per_step - 1, 0))
-        seen = int((self._draws[0, : step * self.draws_per_step] == task).sum()) * self.batches_per_draw
-        return self._orders[task].epochs(seen)
-
-    def _draw(self, draw: int) -> tuple[int, int]:
-        """(task, how often it was drawn before) of one draw."""
-        if draw >= self._draws.shape[1]:
-            self._draws = draw_schedule([(t.name, t.rate) for t in self.tasks], seed=self.seed, count=2 * draw + 1024)
-        task, occurrence = self._draws[:, draw]
-        return int(task), int(occurrence)
+        drawn = self._draws.drawn(task, before=step * self.draws_per_step)
+        return self._orders[task].epochs(drawn * self.batches_per_draw)
 
 
-def draw_schedule(tasks: Sequence[tuple[str, float]], *, seed: int, count: int) -> Int64[np.ndarray, "2 draws"]:
-    """The first `count` draws, or a few more: row 0 the task, row 1 how often that task was drawn before.
-
-    Task t's j-th draw happens at mixture time (j + u) / rate with u uniform in [0, 1); sorting all times gives the
-    order. A shorter schedule is a prefix of a longer one.
-    """
-    times, owners, occurrences = [], [], []
-    # Up to a time T each task was drawn at least T * rate times, rounded down.
-    time_needed = count + len(tasks)
-    for index, (name, rate) in enumerate(tasks):
-        occurrence = np.arange(int(np.ceil(time_needed * rate)) + 2)
-        times.append((occurrence + uniforms(seed, "draw", name, count=len(occurrence))) / rate)
-        owners.append(np.full(len(occurrence), index))
-        occurrences.append(occurrence)
-    # Beyond the earliest of the tasks' last times some task's next draw is missing: cut there.
-    horizon = min(time[-1] for time in times)
-    time = np.concatenate(times)
-    order = np.argsort(time, kind="stable")
-    order = order[time[order] <= horizon]
-    return np.stack([np.concatenate(owners)[order], np.concatenate(occurrences)[order]]).astype(np.int64)
+def _narrow(counts: Integer[np.ndarray, " n"]) -> UInt[np.ndarray, " n"]:
+    """In the fewest bytes: a plan holds two numbers for every window, and short integers are sorted faster."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 
 class TaskOrder:
@@ -139,76 +115,112 @@ class TaskOrder:
 
     Args:
         name: Name of the task.
-        pieces: Word pieces of each window.
+        pieces: Word pieces of each window; at least one.
         seed: Names the order.
         tokens: Positions of a micro-batch at most.
     """
 
-    def __init__(self, name: str, pieces: Int64[np.ndarray, " windows"], *, seed: int, tokens: int) -> None:
+    def __init__(self, name: str, pieces: Integer[np.ndarray, " windows"], *, seed: int, tokens: int) -> None:
         assert len(pieces), f"task {name} has no windows"
         self.name = name
         self.pieces = pieces
         self.seed = seed
         self.tokens = tokens
+        self._pools = max(1, round(int(pieces.sum()) / (POOL_MICRO_BATCHES * tokens)))
         self._ends: list[int] = []  # micro-batches up to the end of each epoch
-        self._epoch: tuple[int, list[Int64[np.ndarray, " rows"]]] = (-1, [])
+        self._epoch: tuple[int, _Epoch] | None = None
+        self._cuts = self._cuts_of_every_epoch()
 
     def batch(self, number: int) -> Int64[np.ndarray, " rows"]:
         """Windows of the task's micro-batch `number`, counted from 0 over all epochs."""
-        while not self._ends or self._ends[-1] <= number:
-            self._ends.append((self._ends[-1] if self._ends else 0) + len(self._batches(len(self._ends))))
-        epoch = int(np.searchsorted(self._ends, number, side="right"))
-        return self._batches(epoch)[number - (self._ends[epoch - 1] if epoch else 0)]
+        epoch, start, _ = self._bounds(number)
+        return self._cut(epoch).batch(number - start)
 
     def epochs(self, count: int) -> float:
         """How many epochs the first `count` micro-batches are."""
         if count == 0:
             return 0.0
-        self.batch(count - 1)
-        epoch = int(np.searchsorted(self._ends, count, side="left"))
-        start = self._ends[epoch - 1] if epoch else 0
-        return epoch + (count - start) / (self._ends[epoch] - start)
+        epoch, start, end = self._bounds(count - 1)
+        return epoch + (count - start) / (end - start)
 
-    def _batches(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, self._cut(epoch))
+    def _bounds(self, number: int) -> tuple[int, int, int]:
+        """The epoch of a micro-batch, the number of its first one and the number after its last one."""
+        if self._cuts is not None:
+            count = len(self._cuts) + 1
+            epoch = number // count
+            return epoch, epoch * count, (epoch + 1) * count
+        while not self._ends or self._ends[-1] <= number:
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(self._cut(len(self._ends)).order))
+        epoch = bisect_right(self._ends, number)
+        return epoch, self._ends[epoch - 1] if epoch else 0, self._ends[epoch]
+
+    def _cut(self, epoch: int) -> "_Epoch":
+        """Permute, sort pools by length, cut them into micro-batches, shuffle those."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            windows = permutation(self.seed, "windows", self.name, epoch, count=len(self.pieces)).astype(np.int32)
+            starts = [0]
+            for pool in np.array_split(windows, self._pools) if self._pools > 1 else [windows]:  # views into it
+                pool[:] = pool[np.argsort(self.pieces[pool], kind="stable")]
+                cuts = balanced_cuts(self.pieces[pool], self.tokens) if self._cuts is None else self._cuts.tolist()
+                first = starts[-1]
+                starts += [first + cut for cut in (*cuts, len(pool))]
+            order = permutation(self.seed, "micro-batches", self.name, epoch, count=len(starts) - 1)
+            self._epoch = epoch, _Epoch(windows, np.array(starts, dtype=np.int32), order.astype(np.int32))
         return self._epoch[1]
 
-    def _cut(self, epoch: int) -> list[Int64[np.ndarray, " rows"]]:
-        """Permute, sort pools by length, cut them into micro-batches, shuffle those."""
-        order = permutation(self.seed, "windows", self.name, epoch, count=len(self.pieces))
-        pools = max(1, round(int(self.pieces.sum()) / (POOL_MICRO_BATCHES * self.tokens)))
-        batches: list[Int64[np.ndarray, " rows"]] = []
-        for pool in np.array_split(order, pools):
-            windows = pool[np.argsort(self.pieces[pool], kind="stable")]
-            batches += np.split(windows, balanced_cuts(self.pieces[windows], self.tokens))
-        shuffled = permutation(self.seed, "micro-batches", self.name, epoch, count=len(batches))
-        return [batches[i] for i in shuffled]
+    def _cuts_of_every_epoch(self) -> Int32[np.ndarray, " cuts"] | None:
+        """Where a single pool is cut: it has the same lengths in every epoch. None where there are several."""
+        if self._pools > 1:
+            return None
+        return np.array(balanced_cuts(np.sort(self.pieces, kind="stable"), self.tokens), dtype=np.int32)
 
 
-def balanced_cuts(pieces: Int64[np.ndarray, " windows"], tokens: int) -> list[int]:
+class _Epoch(NamedTuple):
+    """The micro-batches of one epoch of a task: windows pool after pool, where each begins, and in which order."""
+
+    windows: Int32[np.ndarray, " windows"]
+    starts: Int32[np.ndarray, " micro_batches+1"]
+    order: Int32[np.ndarray, " micro_batches"]
+
+    def batch(self, number: int) -> Int64[np.ndarray, " rows"]:
+        start, end = self.starts[self.order[number] :][:2]
+        return self.windows[start:end].astype(np.int64)
+
+
+def balanced_cuts(pieces: Integer[np.ndarray, " windows"], tokens: int) -> list[int]:
     """Cut lengths in ascending order into the fewest micro-batches of `tokens` padded positions, of even size.
 
     Filling each to the brim would leave a crumb at the end, a step with hardly a word; so the smallest budget that
     needs no more micro-batches is found by bisection.
     """
     cuts = greedy_cuts(pieces, tokens)
+    # No cut leaves a micro-batch less than its real pieces, so a budget below this needs more of them.
+    least = int(pieces.sum()) / (len(cuts) + 1) if len(pieces) else 0
+    longest = int(pieces[-1]) if len(pieces) else 0
     low, high = tokens // 2, tokens
     while high - low > max(1, tokens // 64):
         middle = (low + high) // 2
-        attempt = greedy_cuts(pieces, middle)
-        if len(attempt) == len(cuts):
+        attempt = None if longest <= middle < least else greedy_cuts(pieces, middle)
+        if attempt is not None and len(attempt) == len(cuts):
             high, cuts = middle, attempt
         else:
             low = middle
     return cuts
 
 
-def greedy_cuts(pieces: Int64[np.ndarray, " windows"], tokens: int) -> list[int]:
-    """Where to cut ascending lengths so that rows times longest row stays within `tokens` (one row always fits)."""
-    cuts, start = [], 0
-    for end in range(1, len(pieces)):
-        if (end + 1 - start) * int(pieces[end]) > tokens:
-            cuts.append(end)
-            start = end
-    return cuts
+def greedy_cuts(pieces: Integer[np.ndarray, " windows"], tokens: int) -> list[int]:
+    """Where to cut ascending lengths so that rows times longest row stays within `tokens` (one row always fits).
+
+    A micro-batch that ends with window i can begin with window `i + 1 - tokens // pieces[i]` at the earliest. These
+    first windows ascend, so that the next cut, the first i whose micro-batch would have to begin later, is searched for
+    and not walked to; it lies at most `tokens // pieces[start]` windows ahead.
+    """
+    rows = len(pieces)
+    firsts = (np.arange(1, rows + 1) - tokens // pieces.astype(np.int64)).data
+    cuts: list[int] = []
+    start = 0
+    while start < rows:
+        ahead = 2 * start + 1 - firsts[start]
+        start = bisect_right(firsts, start, start + 1, ahead if ahead < rows else rows)
+        cuts.append(start)
+    return cuts[:-1]

@@ -160,7 +160,7 @@ def build_plan(
             f"{accelerator.num_processes} processes, so ranks would not hold the same task side by side. "
             f"Set training.micro_batches={tasks_per_step * accelerator.num_processes} or a multiple of it"
         )
-    sizes = [
+    sizes = (
         TaskSize(
             name=encoded.task.name,
             rate=rates[encoded.task.name],
@@ -169,7 +169,7 @@ def build_plan(
             loss_weight=encoded.task.spec.loss_weight,
         )
         for encoded in tasks
-    ]
+    )
     return Plan(
         sizes,
         seed=training.seed,

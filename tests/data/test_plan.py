@@ -1,16 +1,17 @@
 import hashlib
 import random
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpt.data import plan
-from mpt.data.plan import Plan, TaskOrder, TaskSize, balanced_cuts, draw_schedule, greedy_cuts
+from mpt.data.plan import POOL_MICRO_BATCHES, Plan, TaskOrder, TaskSize, balanced_cuts, greedy_cuts
+from mpt.seeding import permutation
 
-GOLDEN_DRAWS = "b7a88c49aed4f2ff7bb13c12ff21ebc110d86b8baaca5293ffcf3148c8e75b3b"
 GOLDEN_STEPS = "412ce1d5ca9c609e137774ab4c428d97d486169c9ddcfe5997b99b5ec1bdb071"
 
 
@@ -59,6 +60,63 @@ def test_a_step_is_a_function_of_seed_and_number(tasks, numbers, shape):
     assert all(in_any_order[step] == forwards[step] for step in numbers)
     assert all(alone[step] == forwards[step] for step in alone)
     assert [flat(asked.step(step)) for step in range(12)] == forwards  # asking again changes nothing
+
+
+def plain_cuts(pieces, tokens):
+    """`greedy_cuts`, window by window."""
+    cuts, start = [], 0
+    for end in range(1, len(pieces)):
+        if (end + 1 - start) * pieces[end] > tokens:
+            cuts.append(end)
+            start = end
+    return cuts
+
+
+def plain_balanced_cuts(pieces, tokens):
+    """`balanced_cuts`, every budget tried."""
+    cuts = plain_cuts(pieces, tokens)
+    low, high = tokens // 2, tokens
+    while high - low > max(1, tokens // 64):
+        middle = (low + high) // 2
+        attempt = plain_cuts(pieces, middle)
+        low, high, cuts = (low, middle, attempt) if len(attempt) == len(cuts) else (middle, high, cuts)
+    return cuts
+
+
+def plain_epoch(name, pieces, *, seed, tokens, epoch):
+    """The micro-batches of an epoch, as the words of `mpt.data.plan` have it."""
+    order = permutation(seed, "windows", name, epoch, count=len(pieces))
+    batches = []
+    for pool in np.array_split(order, max(1, round(sum(pieces) / (POOL_MICRO_BATCHES * tokens)))):
+        windows = sorted(pool.tolist(), key=lambda window: pieces[window])
+        cuts = [0, *plain_balanced_cuts([pieces[window] for window in windows], tokens), len(windows)]
+        batches += [windows[start:end] for start, end in pairwise(cuts)]
+    return [batches[i] for i in permutation(seed, "micro-batches", name, epoch, count=len(batches))]
+
+
+LENGTHS = st.one_of(
+    st.lists(st.integers(1, 60), min_size=1, max_size=80),
+    st.builds(lambda count, seed: lengths_like_text(count, seed).tolist(), st.integers(1, 2000), st.integers(0, 99)),
+)
+
+
+@given(LENGTHS.map(sorted), st.integers(1, 400))
+@example([1] * 100, 60)  # two full micro-batches: no budget below the mean is worth a try, that of the mean is
+@example([10] * 25 + [190], 200)  # a window longer than the budgets that are tried
+def test_cuts_are_those_of_the_plain_loop(pieces, tokens):
+    assert greedy_cuts(np.array(pieces), tokens) == plain_cuts(pieces, tokens)
+    assert balanced_cuts(np.array(pieces), tokens) == plain_balanced_cuts(pieces, tokens)
+
+
+@settings(max_examples=40)
+@given(LENGTHS, st.integers(0, 5), st.sampled_from([8, 32, 256, 1024]))
+def test_an_epoch_is_that_of_the_plain_words(pieces, seed, tokens):
+    order = TaskOrder("t", np.array(pieces), seed=seed, tokens=tokens)
+    expected = [
+        batch for epoch in range(3) for batch in plain_epoch("t", pieces, seed=seed, tokens=tokens, epoch=epoch)
+    ]
+    assert [order.batch(number).tolist() for number in range(len(expected))] == expected
+    assert TaskOrder("t", np.array(pieces), seed=seed, tokens=tokens).epochs(len(expected)) == 3
 
 
 @given(mixtures(), st.fixed_dictionaries(PLANS))
@@ -117,55 +175,6 @@ def test_the_parts_of_a_task_order_can_be_asked_for_in_any_order():
     asked = TaskOrder("t", pieces, seed=1, tokens=128)
     numbers = random.Random(0).sample(range(200), 200)
     assert {number: asked.batch(number).tolist() for number in numbers} == dict(enumerate(expected))
-
-
-@given(
-    st.lists(st.integers(1, 1000), min_size=1, max_size=8),
-    st.integers(0, 5),
-    st.integers(1, 300),
-    st.integers(0, 500),
-)
-def test_draws_stay_within_one_of_their_share(weights, seed, count, more):
-    tasks = [(f"task {i}", weight / sum(weights)) for i, weight in enumerate(weights)]
-    draws, occurrences = draw_schedule(tasks, seed=seed, count=count)
-    assert len(draws) >= count
-    for index, (name, rate) in enumerate(tasks):
-        own = np.flatnonzero(draws == index)
-        assert occurrences[own].tolist() == list(range(len(own)))
-        # In mixture time: draw j of a task lies in its j-th interval of 1/rate. In draws, the other tasks' own
-        # deviations add up, at most one each.
-        expected = rate * np.arange(1, len(draws) + 1)
-        assert (np.abs(np.cumsum(draws == index) - expected) <= len(tasks)).all(), (name, rate)
-    longer = draw_schedule(tasks, seed=seed, count=count + more)
-    shorter = min(longer.shape[1], len(draws))
-    assert (longer[:, :shorter] == np.stack([draws, occurrences])[:, :shorter]).all()
-
-
-def test_each_draw_falls_into_its_interval_of_mixture_time():
-    # Four equal tasks: every quarter of mixture time has one draw of each, in an order that changes.
-    tasks = [(f"task {i}", 0.25) for i in range(4)]
-    draws = draw_schedule(tasks, seed=0, count=4000)[0][:4000].reshape(-1, 4)
-    assert (np.sort(draws) == range(4)).all()
-    assert len({tuple(row) for row in draws.tolist()}) == 24
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_rare_tasks_do_not_shorten_the_schedule(seed):
-    tasks = [("large", 0.9), *((f"small {i}", 1e-4) for i in range(1000))]
-    assert draw_schedule(tasks, seed=seed, count=1000).shape[1] >= 1000
-
-
-def test_rates_are_met_over_a_long_run():
-    rates = [0.6, 0.3, 0.09, 0.01]
-    draws = draw_schedule([(str(r), r) for r in rates], seed=3, count=10_000)[0][:10_000]
-    counts = np.bincount(draws)
-    assert np.abs(counts - 10_000 * np.array(rates)).max() <= len(rates)
-
-
-def test_the_first_draws_are_golden():
-    tasks = [("conll", 0.5), ("wnut", 0.25), ("ncbi", 0.2), ("snips", 0.05)]
-    draws = draw_schedule(tasks, seed=42, count=10_000)[:, :10_000]
-    assert hashlib.sha256(draws.astype("<i8").tobytes()).hexdigest() == GOLDEN_DRAWS
 
 
 def test_the_first_steps_are_golden():
@@ -271,25 +280,27 @@ def test_epoch_of_counts_what_was_seen(tasks, shape):
 
 
 def test_orders_are_computed_once_in_a_run(monkeypatch):
-    cuts, draws = [], []
+    cuts = []
     monkeypatch.setattr(plan, "balanced_cuts", lambda *args: cuts.append(args) or balanced_cuts(*args))
-    monkeypatch.setattr(plan, "draw_schedule", lambda *args, **more: draws.append(more) or draw_schedule(*args, **more))
-    order = Plan([task("a", [8] * 500, rate=0.5), task("b", [8] * 20, rate=0.5)], seed=0, tokens=64)
+    long = [8] * 2000  # two pools of 64 micro-batches
+    order = Plan([task("a", long, rate=0.5), task("b", [8] * 20, rate=0.5)], seed=0, tokens=64)
     for step in range(3000):
         order.step(step)
-    assert len(cuts) <= order.epoch_of(0, 3000) + order.epoch_of(1, 3000) + 2
-    assert len(draws) < 8
+    assert order.epoch_of(1, 3000) > 2
+    assert len(cuts) <= 4 * (order.epoch_of(0, 3000) + 2) + 1
 
 
-def test_a_step_late_in_a_large_mixture_is_fast_once_built():
-    tasks = [task(f"task {i}", [8] * 20, rate=1e-4) for i in range(10_000)]
-    order = Plan(tasks, seed=0, tokens=64)
-    order.step(20_000)
-    steps = random.Random(0).sample(range(20_000), 200)
-    start = time.perf_counter()
-    for step in steps:
-        order.step(step)
-    assert (time.perf_counter() - start) / len(steps) < 5e-3
+def test_a_step_of_a_large_mixture_is_fast_late_as_well_as_early():
+    tasks = [task(f"task {i}", lengths_like_text(200, i), rate=1e-4) for i in range(10_000)]
+    order = Plan(tasks, seed=0, tokens=256, micro_batches=4, tasks_per_step=4)
+    for first in (0, 2_000_000):
+        order.step(first)
+        seconds = []
+        for step in range(first + 1, first + 200):
+            start = time.thread_time()
+            order.step(step)
+            seconds.append(time.thread_time() - start)
+        assert np.median(seconds) < 2e-3
 
 
 def test_shares_that_do_not_divide_are_refused():
