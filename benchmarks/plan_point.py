@@ -1,0 +1,124 @@
+"""Time and memory of the plan of one mixture of synthetic sizes: the process that `plan_scale.py` starts."""
+
+import gc
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from job import answer
+from mpt.data.plan import Plan, TaskSize
+
+TOKENS = 512
+MICRO_BATCHES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanJob:
+    """What a process is asked to do.
+
+    Attributes:
+        sizes: "equal", or "power_law": the k-th task has 1/k of the windows of the first.
+        tasks: Number of tasks.
+        windows: Windows of the mixture, rounded for each task.
+        steps: Steps that are timed, from the first on and from `far` on.
+        far: The step that a resumed run begins with.
+    """
+
+    sizes: str
+    tasks: int
+    windows: int
+    steps: int
+    far: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanCost:
+    """What a process answers.
+
+    Attributes:
+        windows: Windows of the mixture.
+        largest: Windows of its largest task.
+        build_seconds: Time to make the plan.
+        resume_seconds: Time of the first step of a plan that begins far off.
+        early_milliseconds: Processor time of a step of a new run: median, 99th percentile and maximum.
+        far_milliseconds: The same from the far step on.
+        held_mib: Memory that the plan and its sizes hold after all that.
+        peak_memory_mib: Of the process.
+    """
+
+    windows: int
+    largest: int
+    build_seconds: float
+    resume_seconds: float
+    early_milliseconds: tuple[float, float, float]
+    far_milliseconds: tuple[float, float, float]
+    held_mib: float
+    peak_memory_mib: float
+
+
+def measure_plan(job: PlanJob) -> PlanCost:
+    """Plan a new run and one that goes on at a far step.
+
+    Python's own garbage collection, which a training run has as well, is kept out of the times.
+    """
+    shares = np.ones(job.tasks) if job.sizes == "equal" else 1 / np.arange(1, job.tasks + 1)
+    counts = np.maximum(1, np.round(job.windows * shares / shares.sum())).astype(np.int64)
+    before, began = _resident_mib(), time.perf_counter()
+    plan = _plan(counts)
+    build = time.perf_counter() - began
+    gc.collect()
+    gc.disable()
+    early = _step_times(plan, range(job.steps))
+    began = time.perf_counter()
+    plan.step(job.far)
+    resume = time.perf_counter() - began
+    far = _step_times(plan, range(job.far + 1, job.far + 1 + job.steps))
+    return PlanCost(
+        windows=int(counts.sum()),
+        largest=int(counts.max()),
+        build_seconds=build,
+        resume_seconds=resume,
+        early_milliseconds=early,
+        far_milliseconds=far,
+        held_mib=_resident_mib() - before,
+        peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def _plan(counts: Int64[np.ndarray, " tasks"]) -> Plan:
+    """Rates by the square root of the size, as the default mixture has them."""
+    roots = np.sqrt(counts)
+    rates = (roots / roots.sum()).tolist()
+
+    def sizes() -> Iterator[TaskSize]:
+        for task, (count, rate) in enumerate(zip(counts.tolist(), rates, strict=True)):
+            lengths = np.random.default_rng(task).lognormal(3.2, 0.6, count)
+            pieces = np.clip(lengths, 4, TOKENS).astype(np.int64)
+            yield TaskSize(name=f"task {task}", rate=rate, pieces=pieces, words=pieces - 2)
+
+    return Plan(sizes(), seed=0, tokens=TOKENS, micro_batches=MICRO_BATCHES, tasks_per_step=MICRO_BATCHES)
+
+
+def _step_times(plan: Plan, steps: range) -> tuple[float, float, float]:
+    """Processor time of steps, milliseconds: median, 99th percentile, maximum."""
+    times: list[float] = []
+    for step in steps:
+        began = time.thread_time()
+        plan.step(step)
+        times.append(1000 * (time.thread_time() - began))
+    return float(np.median(times)), float(np.percentile(times, 99)), max(times)
+
+
+def _resident_mib() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    answer(lambda: asdict(measure_plan(PlanJob(**json.loads(sys.argv[1])))))
