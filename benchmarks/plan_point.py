@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from job import answer
-from mpt.data.plan import Plan, TaskSize
+from mpt.data.plan import Plan, StreamSize, TaskSize
+from mpt.data.shards import ShardSize
 
 TOKENS = 512
 MICRO_BATCHES = 4
+SHARD = 100_000  # windows of a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,8 @@ class PlanJob:
     """What a process is asked to do.
 
     Attributes:
-        sizes: "equal", or "power_law": the k-th task has 1/k of the windows of the first.
+        sizes: "equal"; "power_law": the k-th task has 1/k of the windows of the first; "streamed": 1 / k ** 1.5, and
+            tasks of more than a shard are streamed.
         tasks: Number of tasks.
         windows: Windows of the mixture, rounded for each task.
         steps: Steps that are timed, from the first on and from `far` on.
@@ -67,10 +70,10 @@ def measure_plan(job: PlanJob) -> PlanCost:
 
     Python's own garbage collection, which a training run has as well, is kept out of the times.
     """
-    shares = np.ones(job.tasks) if job.sizes == "equal" else 1 / np.arange(1, job.tasks + 1)
+    shares = np.arange(1, job.tasks + 1) ** -{"equal": 0.0, "power_law": 1.0, "streamed": 1.5}[job.sizes]
     counts = np.maximum(1, np.round(job.windows * shares / shares.sum())).astype(np.int64)
     before, began = _resident_mib(), time.perf_counter()
-    plan = _plan(counts)
+    plan = _plan(counts, longest=SHARD if job.sizes == "streamed" else int(counts.max()))
     build = time.perf_counter() - began
     gc.collect()
     gc.disable()
@@ -91,18 +94,37 @@ def measure_plan(job: PlanJob) -> PlanCost:
     )
 
 
-def _plan(counts: Int64[np.ndarray, " tasks"]) -> Plan:
-    """Rates by the square root of the size, as the default mixture has them."""
+def _plan(counts: Int64[np.ndarray, " tasks"], *, longest: int) -> Plan:
+    """Rates by the square root of the size, as the default mixture has them; longer tasks are streamed."""
     roots = np.sqrt(counts)
     rates = (roots / roots.sum()).tolist()
 
-    def sizes() -> Iterator[TaskSize]:
+    def sizes() -> Iterator[TaskSize | StreamSize]:
         for task, (count, rate) in enumerate(zip(counts.tolist(), rates, strict=True)):
-            lengths = np.random.default_rng(task).lognormal(3.2, 0.6, count)
-            pieces = np.clip(lengths, 4, TOKENS).astype(np.int64)
+            if count > longest:
+                yield _stream(f"task {task}", rate, count)
+                continue
+            pieces = _lengths(task, count)
             yield TaskSize(name=f"task {task}", rate=rate, pieces=pieces, words=pieces - 2)
 
     return Plan(sizes(), seed=0, tokens=TOKENS, micro_batches=MICRO_BATCHES, tasks_per_step=MICRO_BATCHES)
+
+
+def _lengths(seed: int, count: int) -> Int64[np.ndarray, " windows"]:
+    """Word pieces of sentences as corpora have them."""
+    return np.clip(np.random.default_rng(seed).lognormal(3.2, 0.6, count), 4, TOKENS).astype(np.int64)
+
+
+def _stream(name: str, rate: float, count: int) -> StreamSize:
+    """A streamed task, all of whose shards have the same lengths, so that they need not be made to be known."""
+    pieces = _lengths(0, SHARD)
+    lengths, counts = (them.astype(np.int32) for them in np.unique(pieces, return_counts=True))
+    total = int(pieces.sum())
+    shards = [
+        ShardSize(units=SHARD, pieces=total, words=total - 2 * SHARD, lengths=lengths.copy(), counts=counts.copy())
+        for _ in range(round(count / SHARD))
+    ]
+    return StreamSize(name=name, rate=rate, shards=shards, read=lambda shard: (pieces, pieces - 2))
 
 
 def _step_times(plan: Plan, steps: range) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 The sizes are synthetic and no text is read; each mixture has a process of its own.
 
 python benchmarks/plan_scale.py --tasks 10000 --windows 10000000 --json
+python benchmarks/plan_scale.py --tasks 10000 --windows 1000000000 --sizes streamed --json
 """
 
 import json
@@ -16,13 +17,13 @@ from job import run_script
 from plan_point import PlanCost, PlanJob
 from program import named_arms, open_console, run_program
 
-SIZES = ("equal", "power_law")
+SIZES = ("equal", "power_law", "streamed")
 
 
 def run(
     tasks: Annotated[int, typer.Option(min=1, help="Tasks of the mixture.")] = 10_000,
     windows: Annotated[int, typer.Option(min=1, help="Windows of all tasks together.")] = 10_000_000,
-    sizes: Annotated[str, typer.Option(help="How they are spread over the tasks.")] = ",".join(SIZES),
+    sizes: Annotated[str, typer.Option(help="How they are spread over the tasks.")] = "equal,power_law",
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 1000,
     far: Annotated[int, typer.Option(min=0, help="Step that a resumed run begins with.")] = 1_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,

@@ -13,6 +13,7 @@ from jaxtyping import Int32, Int64, Shaped, UInt8
 from mpt.data.families import SoftmaxOver
 from mpt.data.ragged import ranges
 from mpt.data.schema import Split
+from mpt.data.shards import Shards
 from mpt.data.tasks import Task
 
 
@@ -152,11 +153,33 @@ class EncodedTask:
 
     Attributes:
         task: The task, its examples left out.
-        splits: Its encoded splits by name.
+        splits: Its encoded splits by name; without train where that is streamed.
+        shards: Train, where it is streamed.
     """
 
     task: Task
     splits: Mapping[Split, EncodedSplit]
+    shards: Shards | None = None
+
+    @property
+    def train_pieces(self) -> int:
+        """Word pieces to train on, specials included."""
+        if self.shards is not None:
+            return sum(size.pieces for size in self.shards.sizes)
+        return int(self.splits["train"].window_pieces.sum())
+
+    @property
+    def train_words(self) -> int:
+        """Words to train on."""
+        if self.shards is not None:
+            return sum(size.words for size in self.shards.sizes)
+        return int(self.splits["train"].window_words.sum())
+
+    def part(self, split: Split, units: Int64[np.ndarray, " n"]) -> tuple[EncodedSplit, Int64[np.ndarray, " n"]]:
+        """What holds some units of training, those of a micro-batch, and their numbers in it."""
+        if split == "train" and self.shards is not None:
+            return self.shards.part(units)
+        return self.splits[split], units
 
     def gold(self, split: Split, examples: Sequence[int]) -> list[tuple[str, ...]]:
         """What is right for some examples: the tags of a sentence, the label of a text, the number of a choice."""
@@ -170,6 +193,6 @@ class EncodedTask:
 
     def places(self, split: Split, units: Sequence[int]) -> list[str]:
         """`file:line` of the examples that some units of training are, or are part of."""
-        encoded = self.splits[split]
+        encoded, own = self.part(split, np.array(units))
         whole = encoded.softmax_over == "example"
-        return [encoded.places.where(unit if whole else encoded.example_of(unit)) for unit in units]
+        return [encoded.places.where(unit if whole else encoded.example_of(unit)) for unit in own.tolist()]

@@ -45,7 +45,7 @@ class Family:
         return not self.columns
 
 
-_WORD_FORMATS = ("conll", "conllu", "jsonl", "hub")
+_WORD_FORMATS = ("conll", "conllu", "jsonl", "parquet", "hub")
 _SPANS = Family(
     unit="words", metrics=("span_f1",), formats=(*_WORD_FORMATS, "jsonl_spans", "snips", "rasa"), spans=True
 )

@@ -13,7 +13,7 @@ def read_jsonl(text: str, source: SourceFormat, problems: Problems) -> Iterator[
     """Yield the sentences of objects that hold a list of words and, unless `tags_field` is None, a list of tags."""
     for line, record in read_objects(text, problems):
         try:
-            yield _word_sentence(record, source, line)
+            yield word_sentence(record, source, line)
         except DataError as error:
             for problem in error.problems:
                 problems.add(line, problem)
@@ -121,7 +121,12 @@ def char_spans_of(
     return spans
 
 
-def _word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) -> RawSentence:
+def word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) -> RawSentence:
+    """Read a list of words and, unless `tags_field` is None, a list of tags.
+
+    Raises:
+        DataError: One is missing or is no list of strings, their lengths differ, or there is no word.
+    """
     words = _strings(record, source.words_field)
     tags = None if source.tags_field is None else _strings(record, source.tags_field)
     if not words:
@@ -137,10 +142,10 @@ def _word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) -
 def _strings(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = member(record, name)
     if not isinstance(value, list):
-        raise DataError(f"{name} must be a list of strings, got {quoted(json.dumps(value))}")
+        raise DataError(f"{name} must be a list of strings, got {quoted(json.dumps(value, default=str))}")
     wrong = [index for index, item in enumerate(value) if not isinstance(item, str)]
     if wrong:
-        shown = quoted(json.dumps(value[wrong[0]]))
+        shown = quoted(json.dumps(value[wrong[0]], default=str))
         hint = " Write the names of the tags, not their ids" if isinstance(value[wrong[0]], int) else ""
         raise DataError(f"{name}[{wrong[0]}] must be a string, got {shown}.{hint}")
     return tuple(value)

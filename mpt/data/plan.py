@@ -9,14 +9,17 @@ length, because padding is work without a result.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt
 
 from mpt.data.draws import Draws
+from mpt.data.ragged import starts_of
+from mpt.data.shards import ShardSize
 from mpt.seeding import permutation
 
 # Windows of a pool are sorted by length before they are cut. 64 micro-batches a pool leave under 2% padding on real
@@ -59,6 +62,29 @@ class TaskSize:
     loss_weight: float = 1.0
 
 
+Units = tuple[Integer[np.ndarray, " windows"], Integer[np.ndarray, " windows"]]
+"""Word pieces and labelled words of the windows of a shard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSize:
+    """The same of a streamed task.
+
+    Attributes:
+        name: Name of the task.
+        rate: Share of the draws, in (0, 1].
+        shards: What is known of its shards.
+        read: Word pieces and words of the windows of a shard, by its number.
+        loss_weight: Factor on the task's loss.
+    """
+
+    name: str
+    rate: float
+    shards: Sequence[ShardSize]
+    read: Callable[[int], Units]
+    loss_weight: float = 1.0
+
+
 class Plan:
     """The order of a whole run.
 
@@ -72,13 +98,24 @@ class Plan:
     """
 
     def __init__(
-        self, tasks: Iterable[TaskSize], *, seed: int, tokens: int, micro_batches: int = 1, tasks_per_step: int = 1
+        self,
+        tasks: Iterable[TaskSize | StreamSize],
+        *,
+        seed: int,
+        tokens: int,
+        micro_batches: int = 1,
+        tasks_per_step: int = 1,
     ) -> None:
         assert micro_batches % tasks_per_step == 0, (micro_batches, tasks_per_step)
-        self.tasks = [replace(task, pieces=_narrow(task.pieces), words=_narrow(task.words)) for task in tasks]
+        self.tasks = [task if isinstance(task, StreamSize) else _narrowed(task) for task in tasks]
         self.draws_per_step = tasks_per_step
         self.batches_per_draw = micro_batches // tasks_per_step
-        self._orders = [TaskOrder(task.name, task.pieces, seed=seed, tokens=tokens) for task in self.tasks]
+        self._orders = [
+            StreamOrder(task, seed=seed, tokens=tokens)
+            if isinstance(task, StreamSize)
+            else TaskOrder(task.name, task.pieces, seed=seed, tokens=tokens)
+            for task in self.tasks
+        ]
         self._draws = Draws([(task.name, task.rate) for task in self.tasks], seed=seed)
 
     def step(self, step: int) -> list[MicroBatch]:
@@ -90,7 +127,7 @@ class Plan:
             chosen += [(task, self._orders[task].batch(first + i)) for i in range(self.batches_per_draw)]
         words: dict[int, int] = {}
         for task, windows in chosen:
-            words[task] = words.get(task, 0) + int(self.tasks[task].words[windows].sum())
+            words[task] = words.get(task, 0) + self._words(task, windows)
         draws = {task: sum(t == task for t, _ in chosen) / len(chosen) for task in words}
         return [
             MicroBatch(
@@ -99,10 +136,21 @@ class Plan:
             for task, windows in chosen
         ]
 
+    def _words(self, task: int, windows: Int64[np.ndarray, " rows"]) -> int:
+        size, order = self.tasks[task], self._orders[task]
+        if isinstance(order, StreamOrder):
+            return order.words_of(windows)
+        assert isinstance(size, TaskSize), size
+        return int(size.words[windows].sum())
+
     def epoch_of(self, task: int, step: int) -> float:
         """How often each window of the task has been seen, on average, before `step` begins."""
         drawn = self._draws.drawn(task, before=step * self.draws_per_step)
         return self._orders[task].epochs(drawn * self.batches_per_draw)
+
+
+def _narrowed(task: TaskSize) -> TaskSize:
+    return replace(task, pieces=_narrow(task.pieces), words=_narrow(task.words))
 
 
 def _narrow(counts: Integer[np.ndarray, " n"]) -> UInt[np.ndarray, " n"]:
@@ -118,15 +166,24 @@ class TaskOrder:
         pieces: Word pieces of each window; at least one.
         seed: Names the order.
         tokens: Positions of a micro-batch at most.
+        pools: Pools of an epoch; None makes them of about `POOL_MICRO_BATCHES`.
     """
 
-    def __init__(self, name: str, pieces: Integer[np.ndarray, " windows"], *, seed: int, tokens: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        pieces: Integer[np.ndarray, " windows"],
+        *,
+        seed: int,
+        tokens: int,
+        pools: int | None = None,
+    ) -> None:
         assert len(pieces), f"task {name} has no windows"
         self.name = name
         self.pieces = pieces
         self.seed = seed
         self.tokens = tokens
-        self._pools = max(1, round(int(pieces.sum()) / (POOL_MICRO_BATCHES * tokens)))
+        self._pools = pools or max(1, round(int(pieces.sum()) / (POOL_MICRO_BATCHES * tokens)))
         self._ends: list[int] = []  # micro-batches up to the end of each epoch
         self._epoch: tuple[int, _Epoch] | None = None
         self._cuts = self._cuts_of_every_epoch()
@@ -185,6 +242,57 @@ class _Epoch(NamedTuple):
     def batch(self, number: int) -> Int64[np.ndarray, " rows"]:
         start, end = self.starts[self.order[number] :][:2]
         return self.windows[start:end].astype(np.int64)
+
+
+class StreamOrder:
+    """The endless sequence of micro-batches of a streamed task.
+
+    An epoch is a permutation of the shards, and in each shard one of its windows, with one pool: a shard then has as
+    many micro-batches in every epoch, which its lengths tell without it being read.
+
+    Args:
+        task: What is known of it.
+        seed: Names the order.
+        tokens: Positions of a micro-batch at most.
+    """
+
+    def __init__(self, task: StreamSize, *, seed: int, tokens: int) -> None:
+        self.task = task
+        self.seed = seed
+        self._starts = starts_of(np.array([shard.units for shard in task.shards]))
+        counts = [1 + len(greedy_cuts(np.repeat(shard.lengths, shard.counts), tokens)) for shard in task.shards]
+        self._counts = np.array(counts, dtype=np.int64)
+        self._total = int(self._counts.sum())
+        self._order: tuple[int, Int64[np.ndarray, " shards"]] | None = None
+
+        def read(shard: int) -> tuple[TaskOrder, Integer[np.ndarray, " windows"]]:
+            name = f"{task.name}/{shard}"  # no task's own name holds a slash
+            pieces, words = task.read(shard)
+            return TaskOrder(name, _narrow(pieces), seed=seed, tokens=tokens, pools=1), words
+
+        self._shard = lru_cache(maxsize=1)(read)
+
+    def batch(self, number: int) -> Int64[np.ndarray, " rows"]:
+        """Windows of the task's micro-batch `number`, all of one shard, counted through all shards."""
+        epoch, within = divmod(number, self._total)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, permutation(self.seed, "shards", self.task.name, epoch, count=len(self._counts))
+        order = self._order[1]
+        ends = np.cumsum(self._counts[order])
+        place = int(np.searchsorted(ends, within, side="right"))
+        shard = int(order[place])
+        count = int(self._counts[shard])
+        first = epoch * count + within - (int(ends[place]) - count)
+        return self._shard(shard)[0].batch(first) + self._starts[shard]
+
+    def words_of(self, windows: Int64[np.ndarray, " rows"]) -> int:
+        """Labelled words of some windows, all of one shard."""
+        shard = int(np.searchsorted(self._starts, windows[0], side="right")) - 1
+        return int(self._shard(shard)[1][windows - self._starts[shard]].sum())
+
+    def epochs(self, count: int) -> float:
+        """How many epochs the first `count` micro-batches are."""
+        return count / self._total
 
 
 def balanced_cuts(pieces: Integer[np.ndarray, " windows"], tokens: int) -> list[int]:

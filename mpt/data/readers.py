@@ -10,6 +10,7 @@ from pathlib import Path
 from mpt.data.columns import read_columns
 from mpt.data.example import Sentence
 from mpt.data.jsonlines import read_jsonl, read_jsonl_spans
+from mpt.data.parquet import read_parquet
 from mpt.data.slots import read_rasa, read_snips
 from mpt.data.source import Problems, RawSentence, SourceFormat, read_text, split_lines
 from mpt.data.tags import check_tags, fitting_schemes, to_bio, undeclared_tags
@@ -78,7 +79,10 @@ def read_untagged(path: Path, source: SourceFormat) -> list[RawSentence]:
 
 
 def _read(path: Path, source: SourceFormat, problems: Problems) -> list[RawSentence]:
-    raw = list(_reader(source)(read_text(path, source.encoding), source, problems))
+    if source.format == "parquet":
+        raw = list(read_parquet(path, source, problems))
+    else:
+        raw = list(_reader(source)(read_text(path, source.encoding), source, problems))
     if not raw and not problems:
         problems.add(0, "no sentence in this file")
     _check_words(raw, problems)

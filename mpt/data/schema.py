@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 from mpt.data.columns import CONLLU_COLUMNS
 from mpt.data.families import FAMILIES, Family, FamilyName, Metric
 from mpt.data.schema_source import Columns, Fields, Files, HubSource
+from mpt.data.source import Format
 from mpt.data.tags import Repair, Scheme
 from mpt.strict_yaml import FieldErrors, Settings
 
@@ -27,7 +28,7 @@ FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "delimiter": ("conll", "csv"),
     "comment_prefix": ("conll",),
     "docstart": ("conll",),
-    "fields": ("jsonl", "jsonl_spans", "hub", "csv"),
+    "fields": ("jsonl", "jsonl_spans", "parquet", "hub", "csv"),
     "quoted": ("csv",),
     "label_of": ("text",),
 }
@@ -74,7 +75,7 @@ class TaskSpec(Settings):
     dev_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     test_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     dev_by: Literal["sentence", "document"] = "sentence"
-    format: Literal["conll", "conllu", "jsonl", "jsonl_spans", "snips", "rasa", "hub", "csv", "text"] = "conll"
+    format: Literal[Format, "hub", "csv"] = "conll"
     columns: Columns | None = None
     fields: Fields = Field(default_factory=Fields)
     quoted: bool = True
@@ -92,6 +93,7 @@ class TaskSpec(Settings):
     long: Literal["window", "cut", "error"] | None = None
     no_piece: Literal["unknown", "error"] = "unknown"
     max_examples: PositiveInt | None = None
+    streamed: bool = False
     shots: tuple[PositiveInt, ...] = ()
     max_epochs: PositiveFloat | None = None
     rate: PositiveFloat | None = None
@@ -152,6 +154,7 @@ class TaskSpec(Settings):
             **self._format_problems(),
             **self._family_problems(),
             **self._label_problems(),
+            **self._stream_problems(),
         }
         if problems:
             raise FieldErrors(problems)
@@ -187,6 +190,20 @@ class TaskSpec(Settings):
                 problems[f"sha256.{file}"] = f'"{digest}" is not a SHA-256 (64 hex digits in lower case).'
             elif self.files and not any(fnmatchcase(file, entry) for entry in self.files.entries()):
                 problems[f"sha256.{file}"] = "no split of this task names that file. Correct or remove the entry."
+        return problems
+
+    def _stream_problems(self) -> dict[str, str]:
+        """What needs all of train at once, of which a streamed task never has more than a file."""
+        if not self.streamed:
+            return {}
+        problems = {}
+        if self.files is None:
+            problems["streamed"] = "needs files: each file of files.train is read by itself."
+        if self.kind.labelled and self.labels == "auto":
+            problems["labels"] = "list them: mpt does not read all of a streamed task to find its labels."
+        for field in ("dev_fraction", "test_fraction", "max_examples"):
+            if getattr(self, field) is not None:
+                problems[field] = "a streamed task is never held whole, so nothing can be taken out of it. Give files."
         return problems
 
     def _format_problems(self) -> dict[str, str]:

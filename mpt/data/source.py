@@ -12,7 +12,7 @@ from typing import Literal
 from mpt.data.tags import Repair, Scheme
 from mpt.errors import DataError, did_you_mean
 
-Format = Literal["conll", "conllu", "jsonl", "jsonl_spans", "snips", "rasa", "text"]
+Format = Literal["conll", "conllu", "jsonl", "jsonl_spans", "parquet", "snips", "rasa", "text"]
 
 SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")
 """Formats that mark entities by character spans and have no tags."""
@@ -31,7 +31,7 @@ class SourceFormat:
     Attributes:
         format: conll (one word a line, blank line between sentences), conllu (CoNLL-U, ten columns), jsonl (an object
             a line with words and tags), jsonl_spans (an object a line with text and character spans), snips and rasa
-            (their JSON documents), text (a sentence a line, no tags).
+            (their JSON documents), parquet (a row with words and tags), text (a sentence a line, no tags).
         scheme: Scheme of the tags in the file. Formats with character spans have none and ignore it.
         word_column: Column of the word in conll, counted from 0 or, if negative, from the end. In conllu the word is
             always FORM.

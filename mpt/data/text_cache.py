@@ -25,6 +25,7 @@ from mpt.data.encoding import encode_task
 from mpt.data.families import SoftmaxOver
 from mpt.data.manifest import Manifest
 from mpt.data.schema import SPLITS, Split, TaskSpec
+from mpt.data.streaming import stream_task
 from mpt.data.tasks import chosen_names, load_task, make_task, task_files
 from mpt.data.tokenization import WordPieces
 from mpt.disk_cache import DiskCache
@@ -76,10 +77,15 @@ def read_tasks(
     """
     how = {} if kept is None else _how(word_pieces)
 
-    def read(name: str) -> tuple[EncodedTask, list[str]]:
+    def read_from(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[EncodedTask, list[str]]:
         if kept is None:
             return _encoded(manifest, name, splits, word_pieces)
         return _kept(manifest, name, splits, word_pieces, kept, how)
+
+    def read(name: str) -> tuple[EncodedTask, list[str]]:
+        if manifest.spec(name).streamed:
+            return stream_task(manifest, name, splits, read_from)
+        return read_from(manifest, name, splits)
 
     found = every(read, chosen_names(manifest, names))
     return [task for task, _ in found], list(dict.fromkeys(notice for _, said in found for notice in said))

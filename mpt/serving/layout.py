@@ -8,7 +8,7 @@ from mpt.data.text_readers import TextSource
 from mpt.errors import ConfigError, did_you_mean
 from mpt.serving.predictor import Predictor
 
-FORMATS: tuple[str, ...] = get_args(Format)
+FORMATS = tuple(name for name in get_args(Format) if name != "parquet")  # predictions are not written as Parquet
 
 
 def input_layout(
@@ -40,8 +40,9 @@ def input_layout(
                 f"{did_you_mean(name, formats)}"
             )
         return source if name is None else replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
-    if name is None:
+    if name is None and source.format in FORMATS:
         return source
+    name = name or source.format
     if name not in FORMATS:
         raise ConfigError(f'--format "{name}" is not one of {", ".join(FORMATS)}.{did_you_mean(name, FORMATS)}')
     if name == "conll":

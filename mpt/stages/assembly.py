@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from rich.console import Console
 from mpt.config import BackboneSettings, PromptSettings, StageSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.encoding import encode_task
-from mpt.data.plan import Plan, TaskSize
+from mpt.data.plan import Plan, StreamSize, TaskSize, Units
 from mpt.data.schema import Split
+from mpt.data.shards import Shards
 from mpt.data.tasks import Task
 from mpt.errors import ConfigError, every
 from mpt.evaluation.evaluator import evaluate_tasks
@@ -168,6 +169,14 @@ def build_plan(
             words=encoded.splits["train"].unit_terms,
             loss_weight=encoded.task.spec.loss_weight,
         )
+        if encoded.shards is None
+        else StreamSize(
+            name=encoded.task.name,
+            rate=rates[encoded.task.name],
+            shards=encoded.shards.sizes,
+            read=_reader(encoded.shards),
+            loss_weight=encoded.task.spec.loss_weight,
+        )
         for encoded in tasks
     )
     return Plan(
@@ -177,6 +186,16 @@ def build_plan(
         micro_batches=training.micro_batches,
         tasks_per_step=tasks_per_step,
     )
+
+
+def _reader(shards: Shards) -> Callable[[int], Units]:
+    """What the plan reads of a shard."""
+
+    def read(shard: int) -> Units:
+        split = shards.open(shard)
+        return split.unit_pieces, split.unit_terms
+
+    return read
 
 
 def identity_of(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
@@ -216,7 +217,7 @@ def _conclude(
 def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask], settings: PretrainSettings) -> Tagger:
     """A fresh shared prompt and fresh heads."""
     seed = settings.training.seed
-    texts = [encoded.splits["train"] for encoded in tasks]
+    texts = [encoded.part("train", np.zeros(1, dtype=np.int64))[0] for encoded in tasks]
     prompt = initial_prompt(backbone, shape, texts, initialisation=settings.prompt.initialisation, seed=seed)
     heads = {
         encoded.task.name: TokenHead(
@@ -250,8 +251,8 @@ def _tasks_per_step(manifest: Manifest, num_tasks: int, micro_batches: int) -> i
 
 def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSettings) -> dict[str, float]:
     """Mixing rates for what this run will draw: counted in words, or in word pieces where not every word is scored."""
-    pieces = {one.task.name: int(one.splits["train"].window_pieces.sum()) for one in tasks}
-    words = {one.task.name: int(one.splits["train"].window_words.sum()) for one in tasks}
+    pieces = {one.task.name: one.train_pieces for one in tasks}
+    words = {one.task.name: one.train_words for one in tasks}
     sizes = words if all(one.task.spec.kind.unit == "words" for one in tasks) else pieces
     drawn = settings.training.steps * settings.training.micro_batches * settings.training.tokens_per_micro_batch
     return mixing_rates(

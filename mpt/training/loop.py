@@ -187,7 +187,7 @@ def _schedule(run: Run) -> Schedule:
     optimizer, training = run.settings.optimizer, run.settings.training
     if optimizer.schedule == "linear":
         return linear_schedule(warmup_steps=optimizer.warmup_steps, steps=training.steps)
-    pieces = sum(int(task.splits["train"].window_pieces.sum()) for task in run.tasks)
+    pieces = sum(task.train_pieces for task in run.tasks)
     per_step = training.tokens_per_micro_batch * training.micro_batches
     return epoch_schedule(
         gamma=optimizer.gamma, steps_per_epoch=max(pieces / per_step, 1.0), warmup_steps=optimizer.warmup_steps

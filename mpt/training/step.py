@@ -102,14 +102,14 @@ def train_step(
 
 
 def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
-    split = tasks[micro_batch.task].splits["train"]
-    return collate(split, split.windows_in(micro_batch.windows), pad=tagger.backbone.word_pieces.pad)
+    split, units = tasks[micro_batch.task].part("train", micro_batch.windows)
+    return collate(split, split.windows_in(units), pad=tagger.backbone.word_pieces.pad)
 
 
 def _num_pieces(micro_batch: MicroBatch, tasks: Sequence[EncodedTask]) -> int:
     """Real word pieces, padding not counted."""
-    split = tasks[micro_batch.task].splits["train"]
-    return int(split.pieces_of(split.windows_in(micro_batch.windows)).sum())
+    split, units = tasks[micro_batch.task].part("train", micro_batch.windows)
+    return int(split.pieces_of(split.windows_in(units)).sum())
 
 
 def _task_losses(
@@ -122,7 +122,8 @@ def _task_losses(
         encoded = tasks[micro_batch.task]
         name = encoded.task.name
         sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
-        words[name] = words.get(name, 0) + encoded.splits["train"].terms_of(micro_batch.windows)
+        split, units = encoded.part("train", micro_batch.windows)
+        words[name] = words.get(name, 0) + split.terms_of(units)
     return {name: sums[name] / words[name] for name in sums}
 
 
@@ -136,7 +137,7 @@ def _require_finite(
 
 
 def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
-    places = encoded.places("train", [int(window) for window in micro_batch.windows[:PLACES_SHOWN]])
+    places = encoded.places("train", micro_batch.windows[:PLACES_SHOWN].tolist())
     return (
         f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before '
         f"it reaches the weights. Sentences of the micro-batch: {', '.join(places)}"

@@ -12,6 +12,12 @@ from plan_point import PlanJob, measure_plan
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
+def test_a_streamed_mixture_is_measured(monkeypatch):
+    monkeypatch.setattr("plan_point.SHARD", 100)
+    cost = measure_plan(PlanJob(sizes="streamed", tasks=20, windows=3000, steps=30, far=1000))
+    assert cost.largest > 1000 and cost.resume_seconds > 0
+
+
 def test_a_mixture_is_measured():
     cost = measure_plan(PlanJob(sizes="power_law", tasks=20, windows=3000, steps=30, far=1000))
     assert abs(cost.windows - 3000) <= 20

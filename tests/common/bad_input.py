@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import pyarrow
 from common.backbones import tiny_backbone
 from common.runs import write_bert
+from pyarrow import parquet
 
 CONFIG = """manifest: data/mixture.yaml
 backbone: {reference: backbone, dtype: float32}
@@ -97,6 +99,15 @@ def flip_bit(path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
+
+
+def write_parquet(**columns):
+    """Make people a task of one Parquet file."""
+    parquet.write_table(pyarrow.table(columns), TRAIN.with_suffix(".parquet"))
+    parquet.write_table(pyarrow.table({"tokens": [["Ada"]], "tags": [["B-PER"]]}), DEV.with_suffix(".parquet"))
+    files = {"train": "people/train.parquet", "dev": "people/dev.parquet"}
+    people = {"family": "ner", "format": "parquet", "scheme": "iob2", "labels": ["PER"], "streamed": True}
+    edit(lambda tasks: tasks.update(people={**people, "files": files}))
 
 
 CASES = (
@@ -423,6 +434,41 @@ CASES = (
             'task "people": the label map differs',
             "checkpoint ['O', 'B-PER', 'I-PER'], now ['O', 'B-person', 'I-person']",
         ),
+    ),
+    Case(
+        topic="Streams",
+        what="A streamed task without labels and dev files",
+        change=lambda: edit(
+            lambda tasks: (tasks["people"].update(streamed=True, dev_fraction=0.1), tasks["people"]["files"].pop("dev"))
+        ),
+        parts=("tasks.people.labels: list them", "tasks.people.dev_fraction: a streamed task is never held whole"),
+    ),
+    Case(
+        topic="Streams",
+        what="A Parquet file without the column of words",
+        change=lambda: write_parquet(token=[["Ada"]], tags=[["B-PER"]]),
+        parts=('people/train.parquet: no field "tokens" among token, tags', 'Did you mean "token"?'),
+    ),
+    Case(
+        topic="Streams",
+        what="Rows of a Parquet file that hold something else",
+        change=lambda: write_parquet(tokens=[["Ada"], ["Bob", "in"], []], tags=[["B-PER"], ["B-PER"], []]),
+        parts=("train.parquet:2: tokens has 2 items, tags has 1", "train.parquet:3: tokens is empty"),
+    ),
+    Case(
+        topic="Streams",
+        what="Numbers of tags instead of their names",
+        change=lambda: write_parquet(tokens=[["Ada"]], tags=[[1]]),
+        parts=("train.parquet:1: tags[0] must be a string, got", "names of the tags"),
+    ),
+    Case(
+        topic="Streams",
+        what="A file that is no Parquet",
+        change=lambda: (
+            write_parquet(tokens=[["Ada"]], tags=[["B-PER"]]),
+            TRAIN.with_suffix(".parquet").write_text("tokens,tags"),
+        ),
+        parts=("train.parquet: cannot be read as Parquet",),
     ),
 )
 

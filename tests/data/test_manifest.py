@@ -72,16 +72,19 @@ def test_a_minimal_manifest_fills_in_the_defaults(load, tmp_path):
         ({"encoding": "rot13"}, 't.encoding: "rot13" is not a text encoding.'),
         (
             {"format": "xls"},
-            't.format: "xls" is not one of conll, conllu, jsonl, jsonl_spans, snips, rasa, hub, csv, text.',
+            't.format: "xls" is not one of conll, conllu, jsonl, jsonl_spans, parquet, snips, rasa, text, hub, csv.',
         ),
-        ({"format": "csv", "columns": ""}, "t.format: family ner is read from conll, conllu, jsonl, hub, jsonl_spans"),
+        (
+            {"format": "csv", "columns": ""},
+            "t.format: family ner is read from conll, conllu, jsonl, parquet, hub, jsonl_spans",
+        ),
         ({"scheme": ""}, "t.scheme: is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."),
         ({"scheme": "raw"}, "t.scheme: family ner is scored by span F1, which needs"),
         ({"family": "pos"}, "t.scheme: family pos has a tag for every word: scheme raw, or leave it out."),
         ({"format": "snips", "columns": ""}, "t.scheme: format snips holds spans, not tags. Remove scheme."),
         (
             {"format": "snips", "columns": "", "scheme": "", "family": "tag"},
-            "t.format: family tag is read from conll, conllu, jsonl, hub, not from snips.",
+            "t.format: family tag is read from conll, conllu, jsonl, parquet, hub, not from snips.",
         ),
         ({"columns": ""}, "t.columns: is required, for example columns: {word: 0, tag: -1}"),
         ({"columns": "{tag: 1}"}, "t.columns: is required, for example"),

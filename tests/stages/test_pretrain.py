@@ -125,6 +125,25 @@ def test_a_run_interrupted_at_every_evaluation_and_resumed_is_the_same_run(world
     assert without_times(run) == without_times(straight)
 
 
+def test_a_streamed_run_that_is_interrupted_is_the_same_run(world, tmp_path, monkeypatch):
+    """Three files of a streamed task beside an ordinary one; more micro-batches than an epoch has."""
+    data = shutil.copytree(world.data, tmp_path / "data")
+    sentences = (data / "places" / "train.txt").read_text().split("\n\n")
+    for number in range(3):
+        (data / "places" / f"part-{number}.txt").write_text("\n\n".join(sentences[number::3]) + "\n")
+    manifest = json.loads((data / "mixture.yaml").read_text())
+    manifest["tasks"]["places"] |= {"streamed": True, "labels": ["LOC", "PER"]}
+    manifest["tasks"]["places"]["files"]["train"] = "places/part-*.txt"
+    (data / "mixture.yaml").write_text(json.dumps(manifest))
+    more = {"manifest": data / "mixture.yaml", "training__micro_batches": 2, "training__tokens_per_micro_batch": 64}
+    run_pretrain(world, tmp_path / "straight", **more)
+    run = tmp_path / "run"
+    interrupted(world, run, monkeypatch, resume="never", when=("_save", after_first(loop._save)), **more)
+    run_pretrain(world, run, resume="must", **more)
+    assert without_times(run) == without_times(tmp_path / "straight")
+    assert json.loads((run / "results.json").read_text())["dev"]["places"]["primary"] > 0
+
+
 def test_a_run_interrupted_while_evaluating_is_the_same_run(world, straight, tmp_path, monkeypatch):
     run = tmp_path / "run"
     interrupted(world, run, monkeypatch, resume="never", when=("_evaluate", before_second(loop._evaluate)))
