@@ -45,7 +45,24 @@ class BackboneSettings(Settings):
     text_cache_gib: Annotated[float, Field(ge=0)] = 8.0
 
 
-class PromptSettings(Settings):
+class PromptTrainingSettings(Settings):
+    """What is trained in a deep prompt's place; checkpoints hold the flat prompt in any case.
+
+    Attributes:
+        reparameterisation: "none" trains keys and values themselves; the others a network that they come out of, see
+            `mpt/model/reparameterisation.py`.
+        hidden_size: Width of the network; the reference implementation's by default.
+        network_rate: Learning rate of the network's weights, in parts of optimizer.prompt_learning_rate. Each of them
+            moves many keys and values at once: the reference implementation has 1e-4 with an MLP and about 1e-2
+            without.
+    """
+
+    reparameterisation: Literal["none", "mlp", "residual_mlp", "lstm"] = "none"
+    hidden_size: Annotated[int, Field(ge=2, multiple_of=2)] = 512
+    network_rate: Rate = 0.01
+
+
+class PromptSettings(PromptTrainingSettings):
     """The deep prompt.
 
     Attributes:
@@ -136,6 +153,7 @@ class CheckpointSettings(Settings):
 class StageSettings(Settings):
     """What both stages have in common."""
 
+    prompt: PromptTrainingSettings = PromptTrainingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -167,7 +185,7 @@ class PretrainSettings(StageSettings):
     manifest: Path
     tasks: tuple[str, ...] = ()
     backbone: BackboneSettings = BackboneSettings()
-    prompt: PromptSettings = PromptSettings()
+    prompt: PromptSettings = PromptSettings()  # type: ignore[assignment] (settings are frozen)
     trackers: tuple[Literal["tensorboard"], ...] = ()
 
 
@@ -209,9 +227,11 @@ class TransferEvaluationSettings(EvaluationSettings):
 class TransferSettings(StageSettings):
     """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
 
-    Backbone and prompt shape are those of the pretrained checkpoint.
+    Backbone and prompt shape are those of the pretrained checkpoint; what is trained in the prompt's place is not, and
+    starts at the pretrained prompt.
 
     Attributes:
+        prompt: What is trained in the prompt's place.
         seeds: One run each: other shots, other head, other order.
         head: "fresh" draws the head anew, "by-label" copies rows of pretrained heads whose label has the same name,
             "from:TASK" copies the head of one pretrained task with the same labels.

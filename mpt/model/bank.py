@@ -2,6 +2,9 @@
 
 A slot is one deep prompt, with its own length and its own prompted layers. Pretraining has one slot that all tasks
 share; serving has one for each task. Shorter prompts are padded and masked where slots meet in a batch.
+
+While a slot is trained, a network may stand behind it (`mpt.model.reparameterisation`). The slot is flat all the same:
+the gradient that it receives is passed on to the network, and after each step it is filled with the network's output.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mpt.model.injection import LayerPrompt
+from mpt.model.reparameterisation import Reparameterisation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +50,16 @@ class PromptBank(nn.Module):
         prompts: One tensor a slot, of its shape's `tensor_shape`, in float32.
         shapes: One shape a slot; all for the same backbone.
         dropout: Chance that a value of a prompt is zeroed in training.
+        reparameterisation: What the prompt of the only slot comes out of, and is trained in its place.
     """
 
     def __init__(
-        self, prompts: Sequence[Float[Tensor, "L 2 G P D"]], shapes: Sequence[PromptShape], *, dropout: float = 0.0
+        self,
+        prompts: Sequence[Float[Tensor, "L 2 G P D"]],
+        shapes: Sequence[PromptShape],
+        *,
+        dropout: float = 0.0,
+        reparameterisation: Reparameterisation | None = None,
     ) -> None:
         super().__init__()
         for prompt, shape in zip(prompts, shapes, strict=True):
@@ -57,6 +67,25 @@ class PromptBank(nn.Module):
         self.shapes = tuple(shapes)
         self.dropout = dropout
         self.slots = nn.ParameterList([nn.Parameter(prompt.float().clone()) for prompt in prompts])
+        assert reparameterisation is None or len(self.slots) == 1, "a reparameterised bank has one slot"
+        self.reparameterisation = reparameterisation
+        self.fold()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fill a reparameterised slot with what its network gives now."""
+        if self.reparameterisation is not None:
+            self.slots[0].copy_(self.reparameterisation())
+
+    def pass_gradient(self) -> None:
+        """Turn the gradient of a reparameterised slot into that of its network."""
+        if self.reparameterisation is not None:
+            slot, weights = self.slots[0], list(self.reparameterisation.parameters())
+            # Not by a backward pass, which engines would notice and take for theirs.
+            gradients = torch.autograd.grad(self.reparameterisation(), weights, slot.grad)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
+            slot.grad = None
 
     def lengths(self, slots_B: Int64[Tensor, " B"] | None) -> Int64[Tensor, " B"] | int:
         """Prompt length of every row, or of slot 0 when all rows use it."""

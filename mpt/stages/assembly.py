@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from rich.console import Console
+from torch import Tensor
 
-from mpt.config import BackboneSettings, PromptSettings, StageSettings
+from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.encoding import encode_task
 from mpt.data.plan import Plan, StreamSize, TaskSize, Units
@@ -23,8 +25,9 @@ from mpt.errors import ConfigError, every
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.files import published_folder, write_durable
 from mpt.model.backbone import Backbone, load_backbone
-from mpt.model.bank import PromptShape
+from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.probe import probe
+from mpt.model.reparameterisation import reparameterise
 from mpt.model.sharding import Sharding
 from mpt.model.tagger import Tagger
 from mpt.model.trunk_cache import TrunkCache, default_folder
@@ -141,6 +144,16 @@ def prompt_shape(backbone: Backbone, settings: PromptSettings) -> PromptShape:
     )
 
 
+def new_bank(
+    prompt: Float[Tensor, "L 2 G P D"], shape: PromptShape, settings: PromptSettings, *, seed: int
+) -> PromptBank:
+    """A slot to train from a prompt, with the network behind it that the settings ask for."""
+    network = None
+    if settings.reparameterisation != "none":
+        network = reparameterise(prompt, kind=settings.reparameterisation, hidden_size=settings.hidden_size, seed=seed)
+    return PromptBank([prompt], [shape], dropout=settings.dropout, reparameterisation=network)
+
+
 def build_plan(
     tasks: Sequence[EncodedTask],
     rates: Mapping[str, float],
@@ -204,12 +217,15 @@ def identity_of(
     tasks: Sequence[Task],
     *,
     stage: str,
-    settings: StageSettings,
+    settings: StageSettings | None,
     backbone_settings: BackboneSettings,
     prompt_settings: PromptSettings,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a checkpoint's tensors belong to; resuming under another identity is refused."""
+    """What a checkpoint's tensors belong to; resuming under another identity is refused.
+
+    Without `settings` nothing was trained here.
+    """
     return {
         "stage": stage,
         "backbone": {
@@ -226,7 +242,7 @@ def identity_of(
             }
             for s in shapes
         ],
-        "prompt": prompt_settings.model_dump(mode="json"),
+        "prompt": prompt_settings.model_dump(mode="json", exclude=_unused(prompt_settings)),
         "tasks": {
             task.name: {
                 "family": task.family,
@@ -239,11 +255,22 @@ def identity_of(
             }
             for task in tasks
         },
+        **(_training(settings) if settings else {}),
+        **more,
+    }
+
+
+def _training(settings: StageSettings) -> dict[str, Any]:
+    return {
         "optimizer": settings.optimizer.model_dump(mode="json"),
         "training": settings.training.model_dump(mode="json", exclude=SUMS),
         "evaluation": settings.evaluation.model_dump(mode="json"),
-        **more,
     }
+
+
+def _unused(settings: PromptTrainingSettings) -> set[str]:
+    """Settings of a network, where there is none: an identity has none of them then."""
+    return set(PromptTrainingSettings.model_fields) if settings.reparameterisation == "none" else set()
 
 
 def execute(
@@ -304,12 +331,15 @@ def sharing(
 
 def describe_size(tagger: Tagger) -> str:
     """Trained parameters against the frozen ones."""
-    prompts = 0 if tagger.bank is None else sum(p.numel() for p in tagger.bank.parameters())
+    prompts = 0 if tagger.bank is None else sum(slot.numel() for slot in tagger.bank.slots)
     heads = sum(p.numel() for head in tagger.heads.values() for p in head.parameters())
     frozen = tagger.backbone.num_parameters
+    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    weights = 0 if network is None else sum(p.numel() for p in network.parameters())
     return (
         f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
         f"backbone's {frozen:,} frozen parameters"
+        + (f"; the prompt comes out of {weights:,} weights until training ends" if weights else "")
     )
 
 

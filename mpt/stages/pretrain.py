@@ -21,7 +21,7 @@ from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
 from mpt.files import remove_leftovers, replace_durable, to_json
 from mpt.model.backbone import Backbone
-from mpt.model.bank import PromptBank, PromptShape
+from mpt.model.bank import PromptShape
 from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
@@ -34,6 +34,7 @@ from mpt.stages.assembly import (
     execute,
     identity_of,
     keep_trunk,
+    new_bank,
     open_backbone,
     open_run_folder,
     prompt_shape,
@@ -229,7 +230,7 @@ def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask]
         )
         for encoded in tasks
     }
-    return Tagger(backbone, PromptBank([prompt], [shape], dropout=settings.prompt.dropout), heads)
+    return Tagger(backbone, new_bank(prompt, shape, settings.prompt, seed=seed), heads)
 
 
 def _check_selection(settings: PretrainSettings, names: list[str]) -> None:

@@ -18,7 +18,6 @@ from mpt.errors import ConfigError, DivergedError, TrainingError
 from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
-from mpt.model.bank import PromptBank
 from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
 from mpt.serving.saved import SavedModel, open_saved
@@ -29,6 +28,7 @@ from mpt.stages.assembly import (
     execute,
     identity_of,
     keep_trunk,
+    new_bank,
     open_run_folder,
     sharing,
     tell,
@@ -325,7 +325,7 @@ def _train(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger,
         stage="transfer",
         settings=settings,
         backbone_settings=backbone_settings,
-        prompt_settings=_prompt_settings(session.saved),
+        prompt_settings=_prompt_settings(session.saved, settings),
         more={
             "method": trial.method,
             "shots": trial.shots,
@@ -362,27 +362,23 @@ def _new_tagger(saved: SavedModel, encoded: EncodedTask, trial: Trial, settings:
     head = build_head(saved, encoded.task, mode=mode, seed=trial.seed, dropout=dropout)
     if trial.method == "head" or bank is None:
         return Tagger(backbone, None, {encoded.task.name: head})
-    prompt = bank.slots[0].detach()
+    shape, prompting = bank.shapes[0], _prompt_settings(saved, settings)
+    prompt = bank.slots[0].detach().cpu()
     if not transferred:
-        initialisation = _prompt_settings(saved).initialisation
         texts = [encoded.splits["train"]]
-        prompt = initial_prompt(backbone, bank.shapes[0], texts, initialisation=initialisation, seed=trial.seed)
-    own = PromptBank([prompt], bank.shapes[:1], dropout=_prompt_settings(saved).dropout)
-    return Tagger(backbone, own, {encoded.task.name: head})
+        prompt = initial_prompt(backbone, shape, texts, initialisation=prompting.initialisation, seed=trial.seed)
+    return Tagger(backbone, new_bank(prompt, shape, prompting, seed=trial.seed), {encoded.task.name: head})
 
 
-def _prompt_settings(saved: SavedModel) -> PromptSettings:
-    return PromptSettings.model_validate(saved.checkpoint.identity["prompt"], strict=False)
+def _prompt_settings(saved: SavedModel, settings: TransferSettings) -> PromptSettings:
+    """The pretrained prompt's, but for what is trained in its place."""
+    own = saved.checkpoint.identity["prompt"] | settings.prompt.model_dump()
+    return PromptSettings.model_validate(own, strict=False)
 
 
 def _backbone_settings(saved: SavedModel) -> BackboneSettings:
-    return BackboneSettings.model_validate(
-        {
-            key: value
-            for key, value in saved.checkpoint.identity["backbone"].items()
-            if key in BackboneSettings.model_fields
-        }
-    )
+    own = saved.checkpoint.identity["backbone"]
+    return BackboneSettings.model_validate({key: own[key] for key in BackboneSettings.model_fields if key in own})
 
 
 def _write(session: Session, results: Sequence[Result]) -> None:

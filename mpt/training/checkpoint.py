@@ -5,6 +5,9 @@ A checkpoint is a folder `step-00001200` with
     prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]
     heads.safetensors       TASK.weight and TASK.bias of every task
     optimizer.safetensors   moments and counts of every trained tensor
+    reparameterisation.safetensors
+                            weights of the network that the prompt comes out of while it is trained, where there is
+                            one; for going on with the run, since prompts.safetensors holds its output
     state.json              step, score, history of scores
     identity.json           what the state belongs to: backbone digests, prompt shapes, tasks and labels, manifest, ...
     CHECKPOINT.json         format version, size and SHA-256 of each file above, and its own digest; written last
@@ -21,7 +24,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from mpt.files import published_folder, remove_folder, sha256_file, to_json, wri
 FORMAT_VERSION = 1
 SEAL = "CHECKPOINT.json"
 TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+REPARAMETERISATION = "reparameterisation.safetensors"
 JSON_FILES = ("state.json", "identity.json")
 LARGEST_JSON = 64 * 1024 * 1024
 UNSCORED = "-unscored"
@@ -52,6 +56,7 @@ class Checkpoint:
         optimizer: Moments and counts by parameter name.
         state: Counters and scores; JSON types.
         identity: What the state belongs to; JSON types.
+        reparameterisation: Weights of the network behind the prompt; empty where there is none.
     """
 
     prompts: Mapping[str, Tensor]
@@ -59,6 +64,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
     identity: Mapping[str, Any]
+    reparameterisation: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -90,6 +96,8 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint, *, unscored: bool = Fa
         "state.json": to_json(checkpoint.state),
         "identity.json": to_json(checkpoint.identity),
     }
+    if checkpoint.reparameterisation:
+        contents[REPARAMETERISATION] = safetensors.torch.save(dict(checkpoint.reparameterisation))
     try:
         with published_folder(target) as folder:
             for name, content in contents.items():
@@ -182,10 +190,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     verify(folder)
     try:
         prompts, heads, optimizer = (safetensors.torch.load_file(folder / name) for name in TENSOR_FILES)
+        network = folder / REPARAMETERISATION
+        reparameterisation = safetensors.torch.load_file(network) if network.exists() else {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(_damage(folder, [str(error)])) from error
     state, identity = (read_json(folder / name) for name in JSON_FILES)
-    return Checkpoint(prompts=prompts, heads=heads, optimizer=optimizer, state=state, identity=identity)
+    return Checkpoint(
+        prompts=prompts,
+        heads=heads,
+        optimizer=optimizer,
+        state=state,
+        identity=identity,
+        reparameterisation=reparameterisation,
+    )
 
 
 def list_checkpoints(parent: Path) -> list[Path]:

@@ -33,7 +33,7 @@ class GradientVectors:
     def __init__(self, tagger: Tagger, tasks: Sequence[str]) -> None:
         self.tagger = tagger
         self.tasks = list(tasks)
-        self.prompts: list[nn.Parameter] = [] if tagger.bank is None else list(tagger.bank.parameters())
+        self.prompts: list[nn.Parameter] = [] if tagger.bank is None else list(tagger.bank.slots)
         self.head_size = max(sum(p.numel() for p in tagger.head(task).parameters()) for task in tasks)
 
     def vector(self, task: str, loss: Float[Tensor, ""]) -> Float[Tensor, " width"]:

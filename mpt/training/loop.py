@@ -152,6 +152,7 @@ def _optimizer(run: Run, state: Mapping[str, Tensor]) -> Optimizer:
         prompt_learning_rate=run.settings.optimizer.prompt_learning_rate,
         head_learning_rate=run.settings.optimizer.head_learning_rate,
         weight_decay=run.settings.optimizer.weight_decay,
+        network_rate=run.settings.prompt.network_rate,
     )
     zero = run.engine.zero
     optimizer = WholeOptimizer(run.tagger, adamw) if zero is None else ZeroOptimizer(run.tagger, adamw, zero)
@@ -273,10 +274,13 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
 
 def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
     slots = [] if tagger.bank is None else list(tagger.bank.slots)
+    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    weights = {} if network is None else network.state_dict()
     heads = {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()}
     return {
         "prompts": {f"slot{i}": slot.detach().cpu().contiguous() for i, slot in enumerate(slots)},
         "heads": {name: parameter.detach().cpu().contiguous() for name, parameter in heads.items()},
+        "reparameterisation": {name: weight.cpu().contiguous() for name, weight in weights.items()},
     }
 
 
@@ -300,10 +304,13 @@ def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
 
 
 def trained_state(tagger: Tagger, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """A checkpoint's prompts and heads under the names of `tagger.state_dict()`."""
+    """A checkpoint's tensors under the names of `tagger.state_dict()`; a tagger for use has no network."""
     slots = [] if tagger.bank is None else range(len(tagger.bank.slots))
+    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    weights = {} if network is None else checkpoint.reparameterisation
     return {
         **{f"bank.slots.{slot}": checkpoint.prompts[f"slot{slot}"] for slot in slots},
+        **{f"bank.reparameterisation.{name}": weight for name, weight in weights.items()},
         **{
             f"_heads.task_{task}.{name}": checkpoint.heads[f"{task}.{name}"]
             for task, head in tagger.heads.items()

@@ -12,19 +12,30 @@ Schedule = Callable[[int], float]
 
 
 def build_optimizer(
-    tagger: Tagger, *, prompt_learning_rate: float, head_learning_rate: float, weight_decay: float
+    tagger: Tagger,
+    *,
+    prompt_learning_rate: float,
+    head_learning_rate: float,
+    weight_decay: float,
+    network_rate: float = 1.0,
 ) -> torch.optim.AdamW:
-    """One parameter group for each head and one for prompts.
+    """One parameter group for each head and one for prompts, or for what they come out of.
 
     A head whose task is not in the step has no gradient and is skipped whole: neither moments nor weight decay move
-    it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero.
+    it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero. The weights of a
+    network behind a prompt learn at `network_rate` times the prompt's rate.
     """
     groups = [
         {"params": list(head.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}
         for head in tagger.heads.values()
     ]
     if tagger.bank is not None:
-        groups.append({"params": list(tagger.bank.parameters()), "rate": prompt_learning_rate, "weight_decay": 0.0})
+        network = tagger.bank.reparameterisation
+        flat = list(tagger.bank.slots) if network is None else network.flat_parameters
+        weights = [] if network is None else network.network_parameters
+        for parameters, factor in ((flat, 1.0), (weights, network_rate)):
+            if parameters:
+                groups.append({"params": parameters, "rate": prompt_learning_rate * factor, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=0.0, foreach=True)
 
 

@@ -12,6 +12,7 @@ from mpt.data.batch import Batch, collate
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import MicroBatch
 from mpt.errors import DivergedError
+from mpt.model.bank import PromptBank
 from mpt.model.losses import summed_loss
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
@@ -91,8 +92,11 @@ def train_step(
     tagger.zero_grad(set_to_none=True)
     losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
     _require_finite(step, losses, micro_batches, tasks)
+    banks = [] if tagger.bank is None else [tagger.bank]
+    workers.map(PromptBank.pass_gradient, banks)  # in a thread like the micro-batches': the same bits on any number
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
+    workers.map(PromptBank.fold, banks)
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),

@@ -83,6 +83,14 @@ def test_two_ranks_train_the_same_bits_as_one(world, straight, tmp_path):
     assert "computes 4 of a step's 8 micro-batches" in first
 
 
+def test_two_ranks_train_the_same_network_behind_a_prompt_as_one(world, tmp_path):
+    changes = RUN | {"prompt__reparameterisation": "lstm", "prompt__hidden_size": 8}
+    for ranks in (1, 2):
+        run_ranks(ranks, tmp_path / f"out-{ranks}", pretrain, world, tmp_path / f"run-{ranks}", "never", changes)
+    assert computed(tmp_path / "run-2") == computed(tmp_path / "run-1")
+    assert any(name.endswith("reparameterisation.safetensors") for name in computed(tmp_path / "run-1"))
+
+
 def test_a_signal_to_one_rank_saves_a_step_and_one_process_goes_on_to_the_same_bits(world, straight, tmp_path):
     sabotage = (1, "mpt.training.loop.train_step", 3, "before", signal.SIGTERM)
     ranks = run_ranks(2, tmp_path / "out", pretrain, world, tmp_path / "run", "auto", RUN, sabotage, status=143)

@@ -4,11 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from common.prompts import random_batch
 from common.runs import files_of, run_pretrain, write_bert
 from rich.console import Console
 
 from mpt.data import text_cache
 from mpt.errors import CheckpointError, ConfigError, ManifestError
+from mpt.evaluation.evaluator import evaluate_tasks
+from mpt.model.reparameterisation import reparameterise
+from mpt.serving.saved import open_saved
+from mpt.stages import pretrain as stage
 from mpt.training import loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
 
@@ -170,6 +176,85 @@ def test_a_damaged_newest_checkpoint_is_refused_and_removing_it_goes_on(world, s
     shutil.rmtree(newest)
     run_pretrain(world, run, resume="must")
     assert without_times(run) == without_times(straight)
+
+
+NETWORKS = ("mlp", "residual_mlp", "lstm")
+
+
+def reparameterised(kind, **changes):
+    """Changes that put a small network behind the prompt."""
+    return {"prompt__reparameterisation": kind, "prompt__hidden_size": 8, "prompt__network_rate": 0.1, **changes}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_checkpoint_holds_the_flat_prompt_of_its_network(world, tmp_path, kind):
+    run_pretrain(world, tmp_path / "run", **reparameterised(kind))
+    run_pretrain(world, tmp_path / "flat")
+    folders = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert folders
+    for folder in folders:
+        checkpoint = load_checkpoint(folder)
+        network = reparameterise(torch.zeros(2, 2, 2, 4, 16), kind=kind, hidden_size=8, seed=0)
+        network.load_state_dict(checkpoint.reparameterisation)
+        with torch.no_grad():  # where an LSTM has a kernel of its own
+            assert torch.equal(checkpoint.prompts["slot0"], network()), "folded: equal bits"
+    trained = {name.rsplit("/", 1)[0] for name in checkpoint.optimizer if name.startswith("bank.")}
+    assert trained == {f"bank.reparameterisation.{name}" for name, _ in network.named_parameters()}
+    assert load_prompt(tmp_path / "run") != load_prompt(tmp_path / "flat")
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_model_for_use_gives_the_scores_of_the_one_that_was_trained(world, tmp_path, monkeypatch, kind):
+    taggers = []
+
+    def spy(tagger, *args, **kwargs):
+        taggers.append(tagger)
+        return evaluate_tasks(tagger, *args, **kwargs)
+
+    monkeypatch.setattr(stage, "evaluate_tasks", spy)
+    run_pretrain(world, tmp_path / "run", **reparameterised(kind))
+    saved = open_saved(tmp_path / "run").tagger
+    assert saved.bank.reparameterisation is None and taggers[0].bank.reparameterisation is not None
+    batch = random_batch(saved.backbone, 5, 7)
+    with torch.no_grad():
+        assert torch.equal(saved("places", batch), taggers[0]("places", batch))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_reparameterised_run_that_is_resumed_is_the_same_run(world, tmp_path, monkeypatch, kind):
+    changes = reparameterised(kind)
+    run_pretrain(world, tmp_path / "straight", **changes)
+    run = tmp_path / "run"
+    interrupted(world, run, monkeypatch, resume="never", when=("_save", after_first(loop._save)), **changes)
+    interrupted(world, run, monkeypatch, resume="must", when=("train_step", before_second(loop.train_step)), **changes)
+    run_pretrain(world, run, resume="must", **changes)
+    assert without_times(run) == without_times(tmp_path / "straight")
+
+
+def test_a_flat_run_knows_nothing_of_networks(straight):
+    checkpoint = load_checkpoint(latest(straight))
+    assert not (latest(straight) / "reparameterisation.safetensors").exists()
+    assert list(checkpoint.identity["prompt"]) == ["length", "layers", "initialisation", "dropout"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"prompt__hidden_size": 16}, {"prompt__network_rate": 0.2}])
+def test_resuming_with_another_network_is_refused(world, straight, tmp_path, changes):
+    if not changes:
+        refused(
+            world, straight, tmp_path, "prompt.reparameterisation: checkpoint None, now 'mlp'", **reparameterised("mlp")
+        )
+        return
+    run_pretrain(world, tmp_path / "made", **reparameterised("mlp"))
+    (name, value), *_ = changes.items()
+    was = reparameterised("mlp")[name]
+    message = f"{name.replace('__', '.')}: checkpoint {was}, now {value}"
+    refused(world, tmp_path / "made", tmp_path, message, **reparameterised("mlp", **changes))
+
+
+def test_what_is_trained_is_told(world, tmp_path, capsys):
+    run_pretrain(world, tmp_path / "run", console=Console(width=300), **reparameterised("mlp"))
+    # Inputs 4 x 32, then 32 to 8, then 8 to the 128 values of a virtual token.
+    assert "; the prompt comes out of 1,544 weights until training ends" in capsys.readouterr().out
 
 
 def test_there_must_be_something_to_resume(world, tmp_path):

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from common.runs import changed, files_of, run_transfer, state_bytes, transfer_settings, write_bert
+from common.runs import changed, files_of, run_pretrain, run_transfer, state_bytes, transfer_settings, write_bert
 
 from mpt.config import TuningSettings
 from mpt.data.manifest import load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
 from mpt.errors import CheckpointError, ConfigError, DivergedError, ManifestError, TrainingError
+from mpt.serving.saved import open_saved
 from mpt.stages import transfer as stage
 from mpt.training import loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
@@ -443,3 +444,27 @@ def test_an_unknown_source_of_the_head_is_refused_before_anything_is_trained(wor
 
 def test_settings_of_the_test_are_valid():
     assert changed(transfer_settings(), seeds=(0,)).seeds == (0,)
+
+
+# Reparameterised prompts
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
+def test_a_network_behind_the_target_prompt_starts_at_the_pretrained_prompt(world, tmp_path, monkeypatch, kind):
+    made = spied(monkeypatch, "_new_tagger")
+    changes = {"prompt__reparameterisation": kind, "prompt__hidden_size": 8, "seeds": (0,), "baselines": ()}
+    run_transfer(world, tmp_path / "results", optimizer__prompt_learning_rate=1e-9, **changes)
+    (_, _, tagger), *_ = made
+    source = load_checkpoint(find_checkpoint(world.run)).prompts["slot0"]
+    assert torch.allclose(tagger.bank.slots[0], source, atol=1e-6)
+    identity = runs_of(tmp_path / "results")["transfer", "seed-0"]
+    assert (identity["prompt"]["reparameterisation"], identity["prompt"]["length"]) == (kind, 4)
+    (run,) = (tmp_path / "results").glob("*/transfer/seed-0")
+    assert torch.equal(open_saved(run).tagger.bank.slots[0], tagger.bank.slots[0])
+
+
+def test_a_reparameterised_prompt_is_transferred_flat_unless_told(world, tmp_path):
+    run_pretrain(world, tmp_path / "run", prompt__reparameterisation="mlp", prompt__hidden_size=8)
+    run_transfer(world, tmp_path / "results", init_from=tmp_path / "run", seeds=(0,))
+    for identity in runs_of(tmp_path / "results").values():
+        assert "reparameterisation" not in identity["prompt"]

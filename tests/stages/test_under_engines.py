@@ -123,6 +123,7 @@ def test_a_checkpoint_goes_on_without_the_engine(name, world, short, tmp_path):
         {"backbone__gradient_checkpointing": True},
         {"prompt__layers": 1, "backbone__trunk_cache_gib": 0.0},  # not kept where ranks share a backbone
         {"training__gradient_sum": "all_reduce"},
+        {"prompt__reparameterisation": "residual_mlp", "prompt__hidden_size": 8},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def folder(saved, tmp_path):
 
 
 # Round trip
+
+
+def test_the_network_behind_a_prompt_is_kept_and_guarded(tmp_path, folder):
+    assert not (folder / "reparameterisation.safetensors").exists(), "only where there is one"
+    network = {"network.0.weight": torch.randn(2, 3)}
+    target = save_checkpoint(tmp_path, replace(make(), reparameterisation=network))
+    assert torch.equal(load_checkpoint(target).reparameterisation["network.0.weight"], network["network.0.weight"])
+    (target / "reparameterisation.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: reparameterisation\.safetensors is missing"):
+        load_checkpoint(target)
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path):

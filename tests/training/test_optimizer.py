@@ -3,6 +3,8 @@ import torch
 from common.runs import make_parts
 from torch import nn
 
+from mpt.model.bank import PromptBank
+from mpt.model.reparameterisation import reparameterise
 from mpt.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -43,6 +45,21 @@ def test_the_epoch_schedule_warms_up():
 
 def test_epochs_may_be_a_fraction_of_a_step_long():
     assert epoch_schedule(gamma=0.5, steps_per_epoch=2.5, warmup_steps=0)(5) == 0.25
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
+def test_a_network_is_trained_in_the_place_of_its_prompt_at_a_part_of_its_rate(world, kind):
+    tagger = make_parts(world).tagger
+    network = reparameterise(tagger.bank.slots[0].detach(), kind=kind, hidden_size=8, seed=0)
+    tagger.bank = PromptBank(list(tagger.bank.slots), tagger.bank.shapes, reparameterisation=network)
+    rates = {"prompt_learning_rate": 0.2, "head_learning_rate": 0.01, "network_rate": 0.1}
+    optimizer = build_optimizer(tagger, weight_decay=0.3, **rates)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert id(tagger.bank.slots[0]) not in groups
+    weights = {(groups[id(p)]["rate"], groups[id(p)]["weight_decay"]) for p in network.network.parameters()}
+    assert weights == {(0.2 * 0.1, 0.0)}
+    assert [groups[id(p)]["rate"] for p in network.flat_parameters] == [0.2] * (kind == "residual_mlp")
+    assert len(groups) == len(list(tagger.parameters())) - 1
 
 
 def test_every_group_has_its_own_rate_and_prompts_are_not_decayed(world):
