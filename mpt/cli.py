@@ -1,4 +1,4 @@
-"""The command line: `mpt validate`, `pretrain`, `transfer`, `evaluate`, `predict` and `quickstart`.
+"""The command line: `mpt validate`, `pretrain`, `transfer`, `evaluate`, `predict`, `export`, `import`, `quickstart`.
 
 A user's error is printed without a traceback and ends with status 2; a signal ends with 128 and its number (130 for
 Ctrl-C, 143 for SIGTERM). Anything else is a bug and keeps its traceback. torch is imported by the commands that need
@@ -148,6 +148,55 @@ def predict(
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
     done = f"{tagged} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {out}"
     console.print(done, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    layout: Annotated[Literal["peft"], typer.Option("--format", help="Whose adapter to write.")] = "peft",
+    task: Annotated[str | None, typer.Option(help="Task to export, when the model has several.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+) -> None:
+    """Write a prompt and a head as an adapter of PEFT's prefix tuning."""
+    from mpt.serving.peft_adapter import export_peft
+    from mpt.serving.saved import open_saved
+
+    saved = open_saved(model, reference=backbone)
+    name = saved.only_task() if task is None else task
+    export_peft(saved, name, out)
+    _console().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    layout: Annotated[Literal["peft"], typer.Argument(metavar="FORMAT", help="Whose adapter it is: peft.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
+    out: Annotated[Path, typer.Argument(help="Run folder to make.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest with the task of the adapter's head.")],
+    task: Annotated[str | None, typer.Option(help="The task, when the manifest has several.")] = None,
+    labels: Annotated[
+        str, typer.Option(help="Names of the head's rows with commas between; those beside the adapter if not given.")
+    ] = "",
+    backbone: Annotated[str | None, typer.Option(help="The backbone; the one that the adapter names if none.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the backbone, when it is a hub id.")] = None,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
+) -> None:
+    """Make a checkpoint of an adapter of PEFT's prefix tuning."""
+    from mpt.stages.import_peft import import_peft
+
+    made = import_peft(
+        folder,
+        out,
+        manifest_path=manifest,
+        task=task,
+        labels=[label.strip() for label in labels.split(",")] if labels else [],
+        reference=backbone,
+        revision=revision,
+        dtype=dtype,
+        console=_console(),
+    )
+    _console().print(f"{folder} ({layout}): {made}", highlight=False, soft_wrap=True)
 
 
 @app.command()

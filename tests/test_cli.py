@@ -8,7 +8,7 @@ from common.runs import files_of
 from mpt import cli
 from mpt.errors import ConfigError
 
-COMMANDS = ("validate", "pretrain", "transfer", "evaluate", "predict", "quickstart")
+COMMANDS = ("validate", "pretrain", "transfer", "evaluate", "predict", "export", "import", "quickstart")
 
 
 @pytest.fixture
@@ -172,6 +172,32 @@ def test_predict_columns_of_another_layout(world, here):
     rows = [line.split("\t") for line in (here / "out.tsv").read_text().splitlines()]
     assert [row[:2] for row in rows] == [["1", "Ada"], ["2", "in"]]
     assert all(row[2] in ("O", "B-PER", "B-LOC") for row in rows)
+
+
+def test_export_and_import_give_the_same_predictions(world, here):
+    flags = ("--set", "backbone.positions=shifted", "--set", "tasks=[places]")
+    assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0
+    status, out, err = call("export", "run", "adapter")
+    assert (status, err) == (0, "")
+    assert "task places: adapter (peft)" in out
+    manifest = ("--manifest", str(world.data / "mixture.yaml"), "--task", "places", "--dtype", "float32")
+    status, out, err = call("import", "peft", "adapter", "back", *manifest)
+    assert (status, err) == (0, "")
+    assert "adapter (peft): back/checkpoints/step-00000000" in out
+    text = str(world.data / "places" / "test.txt")
+    for model in ("run", "back"):
+        assert call("predict", model, text, "--out", f"{model}.txt")[0] == 0
+    assert (here / "run.txt").read_bytes() == (here / "back.txt").read_bytes()
+
+
+def test_labels_of_an_adapter_may_come_from_the_command_line(world, here):
+    flags = ("--set", "backbone.positions=shifted", "--set", "tasks=[people]")
+    assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0
+    assert call("export", "run", "adapter", "--format", "peft")[0] == 0
+    (here / "adapter" / "config.json").unlink()
+    manifest = ("--manifest", str(world.data / "mixture.yaml"), "--task", "people")
+    assert call("import", "peft", "adapter", "back", *manifest)[0] == 2
+    assert call("import", "peft", "adapter", "back", *manifest, "--labels", "O, B-PER, I-PER")[0] == 0
 
 
 def test_validate_prints_the_mixture_or_json(world):

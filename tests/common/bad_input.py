@@ -31,6 +31,8 @@ RESUME = ("pretrain", "--config", "run.yaml", "--out", "run", "--resume", "must"
 TRANSFER = ("transfer", "--init-from", "run", "--manifest", "data/target.yaml", "--out", "new")
 EVALUATE = ("evaluate", "run", "--manifest", "data/mixture.yaml", "--out", "new")
 PREDICT = ("predict", "run", "data/people/test.txt", "--out", "new", "--task", "people")
+EXPORT = ("export", "run", "new", "--task", "people")
+IMPORT = ("import", "peft", "adapter", "new", "--manifest", "data/mixture.yaml", "--task", "people")
 
 PAGE = """# Errors
 
@@ -108,6 +110,22 @@ def write_parquet(**columns):
     files = {"train": "people/train.parquet", "dev": "people/dev.parquet"}
     people = {"family": "ner", "format": "parquet", "scheme": "iob2", "labels": ["PER"], "streamed": True}
     edit(lambda tasks: tasks.update(people={**people, "files": files}))
+
+
+def write_adapter(labels=None, **changes):
+    """An adapter as PEFT saves it, of a head with three rows over `backbone/`."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = {"peft_type": "PREFIX_TUNING", "task_type": "TOKEN_CLS", "base_model_name_or_path": "backbone"}
+    sizes = {"num_virtual_tokens": 4, "num_layers": 2, "num_attention_heads": 2, "token_dim": 32}
+    Path("adapter").mkdir()
+    content = config | sizes | {"num_transformer_submodules": 1} | changes
+    Path("adapter/adapter_config.json").write_text(json.dumps(content))
+    head = {"base_model.classifier.weight": torch.zeros(3, 32), "base_model.classifier.bias": torch.zeros(3)}
+    save_file({"prompt_embeddings": torch.ones(4, 128)} | head, "adapter/adapter_model.safetensors")
+    if labels:
+        Path("adapter/config.json").write_text(json.dumps({"id2label": dict(enumerate(labels))}))
 
 
 CASES = (
@@ -469,6 +487,54 @@ CASES = (
             TRAIN.with_suffix(".parquet").write_text("tokens,tags"),
         ),
         parts=("train.parquet: cannot be read as Parquet",),
+    ),
+    Case(
+        topic="PEFT",
+        what="A prompt that PEFT cannot express",
+        command=EXPORT,
+        parts=("PEFT cannot express this prompt", "unshifted", "backbone.positions=shifted"),
+    ),
+    Case(
+        topic="PEFT",
+        what="A folder that is no adapter",
+        change=lambda: Path("adapter").mkdir(),
+        command=IMPORT,
+        parts=("adapter: no adapter_config.json here", "Give a folder that PEFT saved"),
+    ),
+    Case(
+        topic="PEFT",
+        what="An adapter of another method",
+        change=lambda: write_adapter(peft_type="LORA", task_type="SEQ_CLS"),
+        command=IMPORT,
+        parts=("peft_type: expected PREFIX_TUNING, got LORA", "task_type: expected TOKEN_CLS, got SEQ_CLS"),
+    ),
+    Case(
+        topic="PEFT",
+        what="Sizes that contradict the weights",
+        change=lambda: write_adapter(num_virtual_tokens=8),
+        command=IMPORT,
+        parts=("prompt_embeddings has shape (4, 128), expected (8, 128)", "save the adapter again"),
+    ),
+    Case(
+        topic="PEFT",
+        what="A head whose labels are not known",
+        change=write_adapter,
+        command=IMPORT,
+        parts=("the names of the head's 3 rows are not in it", "--labels, for example O,B-PER,I-PER"),
+    ),
+    Case(
+        topic="PEFT",
+        what="A head with other labels than the task's",
+        change=lambda: write_adapter(labels=("O", "B-ORG", "I-ORG")),
+        command=IMPORT,
+        parts=('does not fit task "people"', "named O, B-ORG, I-ORG; the manifest has O, B-PER, I-PER"),
+    ),
+    Case(
+        topic="PEFT",
+        what="An adapter of another model",
+        change=lambda: (write_adapter(labels=("O", "B-PER", "I-PER")), write_bert(Path("wide"), hidden_size=64)),
+        command=(*IMPORT, "--backbone", "wide"),
+        parts=("values of a virtual token: the adapter has 128, backbone", "256", "--backbone"),
     ),
 )
 
