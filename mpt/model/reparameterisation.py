@@ -94,8 +94,8 @@ def reparameterise(
         kind: "mlp" is an embedding and two layers with tanh between them, as in P-Tuning v2 (arXiv:2110.07602);
             "lstm" an embedding, a bidirectional LSTM of two layers and two layers with ReLU between them, as the prompt
             encoder of P-tuning (arXiv:2103.10385); "residual_mlp" adds a bottleneck of two layers with ReLU to the
-            trained prompt, as Residual Prompt Tuning (arXiv:2305.03937), without its layer normalisation, which
-            could not give zeros and a gradient at once.
+            trained prompt, as Residual Prompt Tuning (arXiv:2305.03937), without its layer normalisation, whose output
+            does not start at zero.
         hidden_size: Width of the network.
         seed: Names the weights.
     """

@@ -7,8 +7,8 @@ from typing import Literal
 from rich.console import Console
 
 from mpt.config import BackboneSettings, PromptSettings
-from mpt.data.manifest import load_manifest
-from mpt.data.tasks import Task, load_tasks
+from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.tasks import Task, chosen_names, load_tasks
 from mpt.errors import CheckpointError, ConfigError
 from mpt.files import sha256_file
 from mpt.model.backbone import Backbone, load_backbone
@@ -33,7 +33,7 @@ def import_peft(
     dtype: Literal["bfloat16", "float32"],
     console: Console,
 ) -> Path:
-    """Make a run folder with one checkpoint, of step 0.
+    """Make a run folder with one checkpoint, of step 0, and return the checkpoint's folder.
 
     Args:
         folder: What PEFT has saved.
@@ -46,56 +46,66 @@ def import_peft(
         dtype: Type of the backbone.
         console: Where people read.
 
-    Returns:
-        The checkpoint's folder.
-
     Raises:
         MptError: Of the fitting class; see the modules called.
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already, and nothing is overwritten. Give another folder")
     adapter = read_adapter(folder)
-    manifest = load_manifest(manifest_path)
-    loaded, notices = load_tasks(manifest, names=None if task is None else [task])
-    if len(loaded) > 1:
-        names = ", ".join(one.name for one in loaded)
-        raise ConfigError(f"{manifest_path}: has several tasks ({names}). Name the head's with --task")
-    rows = _rows(folder, tuple(labels) or adapter.labels, len(adapter.bias), loaded[0])
-    if reference is None and adapter.base is None:
-        raise ConfigError(
-            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is empty. Give the model with --backbone"
-        )
-    settings = BackboneSettings(
-        reference=reference or adapter.base or "",
-        revision=revision or (None if reference else adapter.revision),
-        dtype=dtype,
-        positions="shifted",
-    )
+    manifest, loaded, notices = _load_task(manifest_path, task)
+    rows = _rows(folder, tuple(labels) or adapter.labels, len(adapter.bias), loaded)
+    settings = _backbone_settings(folder, adapter, reference, revision, dtype)
     backbone = _open_backbone(settings, len(adapter.values_PV))
-    prompting = PromptSettings(length=len(adapter.values_PV))
-    shape = prompt_shape(backbone, prompting)
     _check_backbone(folder, adapter, backbone)
+    prompting = PromptSettings(length=len(adapter.values_PV))
     files = {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
     identity = identity_of(
         backbone,
-        [shape],
-        loaded,
+        [prompt_shape(backbone, prompting)],
+        [loaded],
         stage="import",
         settings=None,
         backbone_settings=settings,
         prompt_settings=prompting,
         more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "peft": files},
     )
-    prompt = by_layer(adapter.values_PV, num_heads=shape.num_heads, head_dim=shape.head_dim)
+    prompt = by_layer(adapter.values_PV, num_heads=backbone.num_key_value_heads, head_dim=backbone.head_dim)
     checkpoint = Checkpoint(
         prompts={"slot0": prompt.contiguous()},
-        heads={f"{loaded[0].name}.weight": adapter.weight[rows], f"{loaded[0].name}.bias": adapter.bias[rows]},
+        heads={f"{loaded.name}.weight": adapter.weight[rows], f"{loaded.name}.bias": adapter.bias[rows]},
         optimizer={},
         state=UNTRAINED,
         identity=identity,
     )
     tell(console, notices)
     return save_checkpoint(out / "checkpoints", checkpoint)
+
+
+def _load_task(path: Path, name: str | None) -> tuple[Manifest, Task, list[str]]:
+    """The manifest, the task of the head, and notices."""
+    manifest = load_manifest(path)
+    names = chosen_names(manifest, None if name is None else [name])
+    if len(names) > 1:
+        raise ConfigError(f"{path}: has several tasks ({', '.join(names)}). Name the head's with --task")
+    (task,), notices = load_tasks(manifest, names=names)
+    return manifest, task, notices
+
+
+def _backbone_settings(
+    folder: Path,
+    adapter: PeftAdapter,
+    reference: str | None,
+    revision: str | None,
+    dtype: Literal["bfloat16", "float32"],
+) -> BackboneSettings:
+    """The backbone that was given, else the adapter's, run as PEFT runs it."""
+    named = reference or adapter.base
+    if named is None:
+        raise ConfigError(
+            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is empty. Give the model with --backbone"
+        )
+    commit = revision or (None if reference else adapter.revision)
+    return BackboneSettings(reference=named, revision=commit, dtype=dtype, positions="shifted")
 
 
 def _open_backbone(settings: BackboneSettings, length: int) -> Backbone:

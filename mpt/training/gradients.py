@@ -5,7 +5,8 @@ of every micro-batch and to add them up in the same fixed order; the trained bit
 shared the work.
 
 A micro-batch's gradient travels as one vector: prompts, then the head of its task padded to the largest head, then its
-loss. Heads of other tasks are not in it, so their number costs nothing.
+loss. Heads of other tasks are not in it, so their number costs nothing; nor does a network behind a prompt, since every
+rank passes the sum for the flat prompt on to its own.
 
 Where that is too much to send, every rank sends one sum and the ranks' sums are added in an order of the network's: an
 all-reduce, as other trainers have it, with last bits that depend on the number of ranks.

@@ -92,17 +92,26 @@ def train_step(
     tagger.zero_grad(set_to_none=True)
     losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
     _require_finite(step, losses, micro_batches, tasks)
-    banks = [] if tagger.bank is None else [tagger.bank]
-    workers.map(PromptBank.pass_gradient, banks)  # in a thread like the micro-batches': the same bits on any number
-    norm = clip_gradients(tagger.parameters(), clip_norm)
-    optimizer.step()
-    workers.map(PromptBank.fold, banks)
+    norm = _move(tagger, optimizer, workers, clip_norm)
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),
-        gradient_norm=float(norm),
+        gradient_norm=norm,
         num_pieces=sum(_num_pieces(micro_batch, tasks) for micro_batch in micro_batches),
     )
+
+
+def _move(tagger: Tagger, optimizer: Optimizer, workers: Workers, clip_norm: float) -> float:
+    """Move the weights by their gradients, those of a network behind the prompt by the prompt's; the norm before.
+
+    The network is computed in a thread like those of micro-batches, so that its bits depend on no number of threads.
+    """
+    banks = [] if tagger.bank is None else [tagger.bank]
+    workers.map(PromptBank.pass_gradient, banks)
+    norm = clip_gradients(tagger.parameters(), clip_norm)
+    optimizer.step()
+    workers.map(PromptBank.fold, banks)
+    return float(norm)
 
 
 def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
