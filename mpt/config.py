@@ -45,6 +45,10 @@ class BackboneSettings(Settings):
     text_cache_gib: Annotated[float, Field(ge=0)] = 8.0
 
 
+NETWORK_RATES = {"none": 1.0, "mlp": 0.01, "residual_mlp": 0.001, "lstm": 0.01}
+"""Learning rate of a network behind a prompt in parts of the prompt's; see docs/results/reparameterisation.md."""
+
+
 class PromptTrainingSettings(Settings):
     """What is trained in a deep prompt's place; checkpoints hold the flat prompt in any case.
 
@@ -54,12 +58,17 @@ class PromptTrainingSettings(Settings):
         hidden_size: Width of the network; the reference implementation's by default.
         network_rate: Learning rate of the network's weights, in parts of optimizer.prompt_learning_rate. Each of them
             moves many keys and values at once: the reference implementation has 1e-4 with an MLP and about 1e-2
-            without.
+            without. null stands for 0.01, and for 0.001 with "residual_mlp", which diverges sooner.
     """
 
     reparameterisation: Literal["none", "mlp", "residual_mlp", "lstm"] = "none"
     hidden_size: Annotated[int, Field(ge=2, multiple_of=2)] = 512
-    network_rate: Rate = 0.01
+    network_rate: Rate | None = None
+
+    @property
+    def chosen_network_rate(self) -> float:
+        """As set, else the kind's own."""
+        return NETWORK_RATES[self.reparameterisation] if self.network_rate is None else self.network_rate
 
 
 class PromptSettings(PromptTrainingSettings):

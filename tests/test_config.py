@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from mpt.config import (
     PretrainSettings,
+    PromptSettings,
     TrainingSettings,
     TransferSettings,
     load_pretrain_settings,
@@ -126,3 +127,10 @@ def test_every_reference_configuration_is_valid(path):
     settings = load(path)
     if isinstance(settings, PretrainSettings):
         assert settings.manifest.is_file()
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("mlp", 0.01), ("residual_mlp", 0.001), ("lstm", 0.01)])
+def test_a_network_behind_a_prompt_has_a_rate_of_its_own_unless_told(kind, rate):
+    settings = PromptSettings(reparameterisation=kind)
+    assert settings.chosen_network_rate == rate
+    assert settings.model_copy(update={"network_rate": 0.5}).chosen_network_rate == 0.5

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig
 
+from mpt.data.families import FAMILIES, FamilyName
 from mpt.errors import CheckpointError
 from mpt.files import published_folder, to_json, write_durable
 from mpt.model.backbone import BackboneIdentity, locate
@@ -75,7 +76,7 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
             made.
     """
     head, backbone, bank = saved.tagger.head(task), saved.tagger.backbone, saved.tagger.bank
-    _check_expressible(saved)
+    _check_expressible(saved, task)
     assert bank is not None, "checked above"
     identity, shape = backbone.identity, bank.shapes[0]
     folder = locate(identity.reference, identity.revision)
@@ -114,12 +115,12 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         ) from error
 
 
-def _check_expressible(saved: SavedModel) -> None:
-    """Refuse a prompt that would act in another way under PEFT."""
+def _check_expressible(saved: SavedModel, task: str) -> None:
+    """Refuse a prompt or a head that would act in another way under PEFT."""
     backbone, bank = saved.tagger.backbone, saved.tagger.bank
     if bank is None:
         raise CheckpointError(f"{saved.folder}: has a head on the bare backbone and no prompt, so there is no adapter")
-    problems = unsupported(backbone.identity)
+    problems = unsupported(backbone.identity) + foreign_family(task, saved.tasks[task]["family"])
     if not backbone.shifted:
         problems.append(
             "its text keeps its positions (backbone.positions: unshifted), while PEFT moves the text behind the "
@@ -142,6 +143,17 @@ def unsupported(identity: BackboneIdentity) -> list[str]:
     return [
         f'backbone "{identity.reference}" is a {identity.architecture}, which does not take past_key_values or was not '
         f"compared with PEFT, expected one of {', '.join(HEADS)}. Use mpt for this one"
+    ]
+
+
+def foreign_family(task: str, family: FamilyName) -> list[str]:
+    """Why a head of a family is none of token classification; nothing where it is."""
+    unit = FAMILIES[family].unit
+    if unit == "words":
+        return []
+    return [
+        f'the head of task "{task}" (family {family}) scores {unit}, expected words, which is what is exchanged with '
+        "PEFT's token classification. Take a task of tags"
     ]
 
 

@@ -14,7 +14,14 @@ from mpt.files import sha256_file
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.probe import probe
 from mpt.model.reparameterisation import by_layer
-from mpt.serving.peft_adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftAdapter, read_adapter, unsupported
+from mpt.serving.peft_adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PeftAdapter,
+    foreign_family,
+    read_adapter,
+    unsupported,
+)
 from mpt.stages.assembly import identity_of, prompt_shape, tell
 from mpt.training.checkpoint import Checkpoint, save_checkpoint
 
@@ -87,6 +94,8 @@ def _load_task(path: Path, name: str | None) -> tuple[Manifest, Task, list[str]]
     names = chosen_names(manifest, None if name is None else [name])
     if len(names) > 1:
         raise ConfigError(f"{path}: has several tasks ({', '.join(names)}). Name the head's with --task")
+    if problems := [problem for one in names for problem in foreign_family(one, manifest.spec(one).family)]:
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
     (task,), notices = load_tasks(manifest, names=names)
     return manifest, task, notices
 

@@ -152,7 +152,7 @@ def _optimizer(run: Run, state: Mapping[str, Tensor]) -> Optimizer:
         prompt_learning_rate=run.settings.optimizer.prompt_learning_rate,
         head_learning_rate=run.settings.optimizer.head_learning_rate,
         weight_decay=run.settings.optimizer.weight_decay,
-        network_rate=run.settings.prompt.network_rate,
+        network_rate=run.settings.prompt.chosen_network_rate,
     )
     zero = run.engine.zero
     optimizer = WholeOptimizer(run.tagger, adamw) if zero is None else ZeroOptimizer(run.tagger, adamw, zero)

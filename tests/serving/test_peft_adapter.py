@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ KINDS = ("bert", "roberta", "xlm-roberta", "electra", "llama", "qwen2")
 LENGTH = 5
 
 
-def saved_of(backbone, *slots, task="t"):
+def saved_of(backbone, *slots, family="ner"):
     """A model as if it had been opened from a checkpoint."""
     bank = random_bank(backbone, *slots) if slots else None
-    return SavedModel(folder=Path("run"), checkpoint=None, tagger=tagger_of(backbone, bank, task=task))
+    checkpoint = SimpleNamespace(identity={"tasks": {"t": {"family": family}}})
+    return SavedModel(folder=Path("run"), checkpoint=checkpoint, tagger=tagger_of(backbone, bank))
 
 
 @pytest.fixture
@@ -115,6 +117,12 @@ def test_everything_that_peft_cannot_express_is_told_at_once(load, tmp_path):
 def test_a_backbone_that_ignores_past_keys_and_values_is_refused(load, tmp_path, kind):
     with pytest.raises(CheckpointError, match=r"expected one of BertModel, ElectraModel, .* Use mpt for this one"):
         export_peft(saved_of(load(kind, shifted=True, prompt_length=LENGTH), LENGTH), "t", tmp_path / "adapter")
+
+
+def test_a_head_that_scores_no_words_is_refused(load, tmp_path):
+    backbone = load("bert", shifted=True, prompt_length=LENGTH)
+    with pytest.raises(CheckpointError, match=r'task "t" \(family classification\) scores text, expected words'):
+        export_peft(saved_of(backbone, LENGTH, family="classification"), "t", tmp_path / "adapter")
 
 
 def test_a_head_without_a_prompt_is_no_adapter(load, tmp_path):

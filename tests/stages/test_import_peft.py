@@ -164,6 +164,15 @@ def test_a_backbone_of_the_hub_needs_the_adapters_commit_or_a_given_one(world, a
     assert asked == list(zip(["owner/name", "owner/name", "other/name", "here"], commits, strict=True))
 
 
+def test_a_task_that_scores_no_words_is_refused(world, adapter, own_world, tmp_path):
+    path = own_world.data / "mixture.yaml"
+    content = json.loads(path.read_text())
+    content["tasks"]["places"] = {"family": "choice", "format": "jsonl", "files": {"train": "a", "dev": "b"}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r'task "places" \(family choice\) scores choices, expected words'):
+        imported(own_world, adapter, tmp_path / "back")
+
+
 def test_an_existing_folder_is_left_alone(world, adapter, tmp_path):
     (tmp_path / "back").mkdir()
     with pytest.raises(ConfigError, match="back: exists already, and nothing is overwritten"):

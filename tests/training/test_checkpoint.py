@@ -61,16 +61,6 @@ def folder(saved, tmp_path):
 # Round trip
 
 
-def test_the_network_behind_a_prompt_is_kept_and_guarded(tmp_path, folder):
-    assert not (folder / "reparameterisation.safetensors").exists(), "only where there is one"
-    network = {"network.0.weight": torch.randn(2, 3)}
-    target = save_checkpoint(tmp_path, replace(make(), reparameterisation=network))
-    assert torch.equal(load_checkpoint(target).reparameterisation["network.0.weight"], network["network.0.weight"])
-    (target / "reparameterisation.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: reparameterisation\.safetensors is missing"):
-        load_checkpoint(target)
-
-
 def test_what_is_loaded_is_what_was_saved(tmp_path):
     before = make()
     after = load_checkpoint(save_checkpoint(tmp_path, before))
@@ -80,6 +70,17 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
             assert getattr(after, kind)[name].numpy().tobytes() == tensor.numpy().tobytes()
             assert getattr(after, kind)[name].shape == tensor.shape
     assert (after.state, after.identity, after.step) == (before.state, before.identity, 3)
+
+
+def test_the_network_behind_a_prompt_is_kept_and_guarded(tmp_path):
+    flat = save_checkpoint(tmp_path / "flat", make())
+    assert not (flat / "reparameterisation.safetensors").exists(), "only where there is one"
+    network = {"network.0.weight": torch.randn(2, 3)}
+    target = save_checkpoint(tmp_path, replace(make(), reparameterisation=network))
+    assert torch.equal(load_checkpoint(target).reparameterisation["network.0.weight"], network["network.0.weight"])
+    (target / "reparameterisation.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: reparameterisation\.safetensors is missing"):
+        load_checkpoint(target)
 
 
 def test_equal_checkpoints_are_equal_bytes(tmp_path):
