@@ -14,7 +14,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
+from mpt.config import BackboneSettings, PromptSettings, StageSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.encoding import encode_task
 from mpt.data.plan import Plan, StreamSize, TaskSize, Units
@@ -39,9 +39,6 @@ from mpt.training.loop import Progress, Run, train
 from mpt.training.ranks import Share, one_first
 from mpt.training.runlog import RunLog
 
-# No part of an identity: where things lie, what they cost, and in which order ranks add up.
-PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
-SUMS = {"gradient_sum"}
 Resume = Literal["never", "auto", "must"]
 """Whether to go on with a run folder: no, it must not be there; if there is one; yes, it must be there."""
 TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
@@ -209,68 +206,6 @@ def _reader(shards: Shards) -> Callable[[int], Units]:
         return split.unit_pieces, split.unit_terms
 
     return read
-
-
-def identity_of(
-    backbone: Backbone,
-    shapes: Sequence[PromptShape],
-    tasks: Sequence[Task],
-    *,
-    stage: str,
-    settings: StageSettings | None,
-    backbone_settings: BackboneSettings,
-    prompt_settings: PromptSettings,
-    more: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What a checkpoint's tensors belong to; resuming under another identity is refused.
-
-    Without `settings` nothing was trained here.
-    """
-    return {
-        "stage": stage,
-        "backbone": {
-            **backbone.identity.to_json(),
-            **backbone_settings.model_dump(mode="json", exclude=PLACES_AND_COSTS),
-        },
-        "prompts": [
-            {
-                "num_layers": s.num_layers,
-                "layers": list(s.layers),
-                "num_heads": s.num_heads,
-                "length": s.length,
-                "head_dim": s.head_dim,
-            }
-            for s in shapes
-        ],
-        "prompt": prompt_settings.model_dump(mode="json", exclude=_unused(prompt_settings)),
-        "tasks": {
-            task.name: {
-                "family": task.family,
-                "metric": task.metric,
-                "labels": list(task.labels),
-                "files": dict(task.digests),
-                "spec": task.spec.model_dump(
-                    mode="json", exclude_defaults=True, exclude={"license", "citation", "sha256"}
-                ),
-            }
-            for task in tasks
-        },
-        **(_training(settings) if settings else {}),
-        **more,
-    }
-
-
-def _training(settings: StageSettings) -> dict[str, Any]:
-    return {
-        "optimizer": settings.optimizer.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude=SUMS),
-        "evaluation": settings.evaluation.model_dump(mode="json"),
-    }
-
-
-def _unused(settings: PromptTrainingSettings) -> set[str]:
-    """Settings of a network, where there is none: an identity has none of them then."""
-    return set(PromptTrainingSettings.model_fields) if settings.reparameterisation == "none" else set()
 
 
 def execute(

@@ -22,7 +22,8 @@ from mpt.serving.peft_adapter import (
     read_adapter,
     unsupported,
 )
-from mpt.stages.assembly import identity_of, prompt_shape, tell
+from mpt.stages.assembly import prompt_shape, tell
+from mpt.stages.identity import identity_of
 from mpt.training.checkpoint import Checkpoint, save_checkpoint
 
 UNTRAINED = {"step": 0, "score": None, "stopped_early": False, "history": [], "scores": [], "pieces": 0, "seconds": 0.0}

@@ -32,7 +32,6 @@ from mpt.stages.assembly import (
     describe_cost,
     describe_size,
     execute,
-    identity_of,
     keep_trunk,
     new_bank,
     open_backbone,
@@ -41,6 +40,7 @@ from mpt.stages.assembly import (
     sharing,
     tell,
 )
+from mpt.stages.identity import identity_of
 from mpt.stages.inputs import open_tasks
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.strict_yaml import dump

@@ -26,13 +26,13 @@ from mpt.stages.assembly import (
     build_plan,
     encode_tasks,
     execute,
-    identity_of,
     keep_trunk,
     new_bank,
     open_run_folder,
     sharing,
     tell,
 )
+from mpt.stages.identity import identity_of
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.stages.target_head import build_head
 from mpt.strict_yaml import dump
