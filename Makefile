@@ -32,13 +32,13 @@ format: $(DEVELOP) ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 test: lint ## Check style and types, then run the tests that take seconds
-	$(BIN)/pytest -m "not slow and not distributed"
+	$(BIN)/pytest -m "not slow and not distributed and not multinode"
 
 test-slow: $(DEVELOP) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
 test-distributed: $(DEVELOP) ## Run every combination of ranks, signals and failures; minutes
-	$(BIN)/pytest -m distributed
+	$(BIN)/pytest -m "distributed or multinode"
 
 bench: $(DEVELOP) ## Measure training speed beside PEFT's; half an hour, with nothing else running
 	$(BIN)/python -m pip install -q -e '.[minilm,bench]'

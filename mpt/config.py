@@ -120,6 +120,8 @@ class TrainingSettings(Settings):
         gradient_sum: How several processes add up gradients. "ordered" gathers them and adds in micro-batch order: the
             same bits on any number of processes. "all_reduce" sends less, and the last bits depend on the number.
         head_dropout: Chance that a value of a word's hidden state is zeroed before the head.
+        timeout_seconds: How long a process waits, while training, for one that is not heard of. Evaluations and
+            checkpoints are waited for too, so not less than the slowest of them takes.
         seed: Names every random number of the run.
     """
 
@@ -128,6 +130,7 @@ class TrainingSettings(Settings):
     micro_batches: Positive = 4
     gradient_sum: Literal["ordered", "all_reduce"] = "ordered"
     head_dropout: Probability = 0.3
+    timeout_seconds: Positive = 600
     seed: Annotated[int, Field(ge=0)] = 0
 
 

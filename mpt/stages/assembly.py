@@ -36,7 +36,7 @@ from mpt.stages.launch import build_workers
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.engines import Engine
 from mpt.training.loop import Progress, Run, train
-from mpt.training.ranks import Share, one_first
+from mpt.training.ranks import Share, lost_after, one_first
 from mpt.training.runlog import RunLog
 
 Resume = Literal["never", "auto", "must"]
@@ -249,7 +249,8 @@ def execute(
             engine=engine,
             stop=stop,
         )
-        return train(run, checkpoint)
+        with lost_after(accelerator, settings.training.timeout_seconds):
+            return train(run, checkpoint)
 
 
 @contextmanager

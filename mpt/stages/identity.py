@@ -8,9 +8,9 @@ from mpt.data.tasks import Task
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptShape
 
-# No part of an identity: where things lie, what they cost, and in which order ranks add up.
+# No part of an identity: where things lie, what they cost, and how ranks add up and wait.
 PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
-SUMS = {"gradient_sum"}
+BETWEEN_RANKS = {"gradient_sum", "timeout_seconds"}
 
 
 def identity_of(
@@ -65,7 +65,7 @@ def identity_of(
 def _training(settings: StageSettings) -> dict[str, Any]:
     return {
         "optimizer": settings.optimizer.model_dump(mode="json"),
-        "training": settings.training.model_dump(mode="json", exclude=SUMS),
+        "training": settings.training.model_dump(mode="json", exclude=BETWEEN_RANKS),
         "evaluation": settings.evaluation.model_dump(mode="json"),
     }
 

@@ -157,7 +157,7 @@ def _prepare(
             plan=plan,
             identity=identity,
             contents={"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())},
-            checkpoint=None if resume == "never" else _checkpoint_to_resume(folder, identity, resume),
+            checkpoint=_checkpoint_to_resume(folder, identity, resume, first=accelerator.is_main_process),
             notices=notices + claim_cores(accelerator),
         )
 
@@ -265,10 +265,11 @@ def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSetti
     )
 
 
-def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume) -> Checkpoint | None:
-    path = latest(folder)
+def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume, *, first: bool) -> Checkpoint | None:
+    """The newest checkpoint as this rank finds it; when only others find none, comparing the ranks tells it better."""
+    path = None if resume == "never" else latest(folder)
     if path is None:
-        if resume == "auto":
+        if resume != "must" or not first:
             return None
         raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it with --resume auto")
     checkpoint = load_checkpoint(path)

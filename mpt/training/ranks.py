@@ -7,6 +7,7 @@ which has them agree at its end. Values travel as JSON in tensors, never as pick
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float32
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from mpt.errors import LaunchError, MptError, PeerError
 from mpt.signals import StopRequest
@@ -48,10 +50,31 @@ def contact() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LaunchError(
-            "lost contact with another process of this run, so it cannot go on. The other one has failed or was killed "
-            "(often for memory): its own message, or the launcher's, says why. Start the run again with --resume auto "
+            "lost contact with another process of this run, so it cannot go on. The other one has failed, was killed "
+            "(often for memory) or is out of reach: its own message, or the launcher's, says why. Start the run again "
+            "with --resume auto "
             f"({str(error).splitlines()[0]})"
         ) from error
+
+
+@contextmanager
+def lost_after(accelerator: Accelerator, seconds: int) -> Iterator[None]:
+    """Inside, a rank that is not heard of for so long counts as lost: a machine without power or network says nothing.
+
+    Outside, PyTorch's own limits leave time for what one rank prepares for the others: half an hour over gloo, ten
+    minutes over NCCL.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    group = torch.distributed.group.WORLD
+    assert group is not None, "there are other processes"
+    before = group._get_backend(accelerator.device).options._timeout
+    _set_pg_timeout(timedelta(seconds=seconds), group)
+    try:
+        yield
+    finally:
+        _set_pg_timeout(before, group)
 
 
 def any_rank(accelerator: Accelerator, flag: bool) -> bool:

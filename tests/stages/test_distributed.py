@@ -316,6 +316,23 @@ def test_ranks_of_other_settings_are_refused(world, tmp_path, changes, told):
     assert not (tmp_path / "run").exists()
 
 
+def with_folder_of_its_own(rank, world, folder, resume):
+    """Rank 1 is on a machine that sees another run folder."""
+    pretrain(rank, world, folder if rank == 0 else folder.with_name("elsewhere"), resume, RUN)
+
+
+@pytest.mark.distributed
+def test_the_first_rank_alone_writes_and_only_a_shared_folder_is_gone_on_with(world, straight, tmp_path):
+    run_ranks(2, tmp_path / "out", with_folder_of_its_own, world, tmp_path / "run", "never")
+    assert computed(tmp_path / "run") == straight
+    assert not (tmp_path / "elsewhere").exists()
+    for resume in ("auto", "must"):
+        ranks = run_ranks(2, tmp_path / "out", with_folder_of_its_own, world, tmp_path / "run", resume, status=2)
+        told, silent = ranks.errors()
+        assert "resumed step: rank 0 5, rank 1 None\nGive every process the same configuration" in told
+        assert silent == ""
+
+
 @pytest.mark.distributed
 def test_ranks_of_another_manifest_are_refused(world, tmp_path):
     other = mixture(world, tmp_path, "uneven")

@@ -439,6 +439,11 @@ def test_a_text_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
     assert "cannot be used (Not a directory); every start reads and tokenises the text anew." in said
 
 
+def test_a_run_may_be_resumed_with_another_time_limit(world, straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    run_pretrain(world, tmp_path / "run", resume="must", training__timeout_seconds=5)
+
+
 def test_a_run_may_be_resumed_without_its_kept_text(world, straight, tmp_path):
     shutil.copytree(straight, tmp_path / "run")
     run_pretrain(world, tmp_path / "run", resume="must", backbone__text_cache_gib=0.0)

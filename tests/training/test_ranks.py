@@ -1,14 +1,25 @@
+import signal
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from common.ranks import run_ranks
+from common.ranks import run_ranks, start_ranks
 
 from mpt.errors import ConfigError, LaunchError, PeerError
 from mpt.signals import StopRequest
-from mpt.training.ranks import Abandoned, Share, any_rank, contact, exchange, gather, require_alike, together
+from mpt.training.ranks import (
+    Abandoned,
+    Share,
+    any_rank,
+    contact,
+    exchange,
+    gather,
+    lost_after,
+    require_alike,
+    together,
+)
 from mpt.training.workers import Workers
 
 ALONE = SimpleNamespace(num_processes=1, process_index=0)
@@ -65,6 +76,17 @@ def lose_each_other(rank):
     any_rank(accelerator, False)
 
 
+def be_silent(rank):
+    accelerator = join()
+    with lost_after(accelerator, 1):
+        any_rank(accelerator, False)
+    time.sleep(2 if rank else 0)  # the usual limit again
+    any_rank(accelerator, False)
+    with lost_after(accelerator, 1):
+        time.sleep(30 if rank else 0)
+        any_rank(accelerator, False)
+
+
 def test_two_ranks_hear_each_other(tmp_path):
     run_ranks(2, tmp_path, talk)
 
@@ -114,12 +136,19 @@ def test_ranks_that_differ_are_refused_once_with_both_values(tmp_path):
 @pytest.mark.distributed
 def test_a_rank_that_is_gone_ends_the_others(tmp_path):
     began = time.monotonic()
-    from common.ranks import start_ranks
-
     ranks = start_ranks(2, tmp_path, lose_each_other)
     assert ranks.wait(30) == [2, 1]
     assert time.monotonic() - began < 30
     assert "lost contact with another process of this run" in ranks.errors()[0]
+
+
+def test_a_rank_that_is_not_heard_of_is_lost_after_the_time_given(tmp_path):
+    ranks = start_ranks(2, tmp_path, be_silent)
+    ranks.processes[0].join(20)
+    assert ranks.processes[0].exitcode == 2, ranks.told()
+    assert "is out of reach" in ranks.errors()[0]
+    ranks.signal(1, signal.SIGKILL)
+    assert ranks.wait() == [2, -9]
 
 
 def test_a_broken_connection_is_named():
