@@ -13,6 +13,8 @@ from mpt.data.tasks import load_tasks
 from mpt.errors import CheckpointError, ConfigError, DivergedError, ManifestError, TrainingError
 from mpt.serving.saved import open_saved
 from mpt.stages import transfer as stage
+from mpt.stages import trial as trials
+from mpt.stages import tuning as rates
 from mpt.training import loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
 from mpt.training.loop import trained_state
@@ -29,17 +31,24 @@ def done(world, tmp_path_factory):
     return folder, run_transfer(world, folder, baselines=("scratch", "head"))
 
 
+def replaced(monkeypatch, name, function):
+    """Another function in its place, wherever the stage calls it."""
+    for module in (stage, trials, rates):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, function)
+
+
 def spied(monkeypatch, name):
     """Calls of a function of the stage, with what they return."""
     calls = []
-    real = getattr(stage, name)
+    real = getattr(trials, name)
 
     def spy(*args, **kwargs):
         value = real(*args, **kwargs)
         calls.append((args, kwargs, value))
         return value
 
-    monkeypatch.setattr(stage, name, spy)
+    replaced(monkeypatch, name, spy)
     return calls
 
 
@@ -137,13 +146,13 @@ def test_the_stage_is_deterministic(world, done, tmp_path):
 def started(world, folder, monkeypatch, **changes):
     """The model of every trial before its first step."""
     models = {}
-    real = stage.execute
+    real = trials.execute
 
     def spy(tagger, tasks, *args, **kwargs):
         models[kwargs["identity"]["method"], kwargs["identity"]["training"]["seed"]] = (state_bytes(tagger), tagger)
         return real(tagger, tasks, *args, **kwargs)
 
-    monkeypatch.setattr(stage, "execute", spy)
+    monkeypatch.setattr(trials, "execute", spy)
     run_transfer(world, folder, **changes)
     return models
 
@@ -248,7 +257,7 @@ def test_every_method_is_tuned_on_the_same_grid_and_dev_decides(world, tmp_path)
 
 
 def test_tuning_uses_its_own_seed_and_never_the_test_set(world, tmp_path, monkeypatch):
-    trained, scored = spied(monkeypatch, "_train"), spied(monkeypatch, "evaluate_task")
+    trained, scored = spied(monkeypatch, "train_trial"), spied(monkeypatch, "evaluate_task")
     run_transfer(world, tmp_path / "results", tuning=TUNING, baselines=(), seeds=(3, 4))
     seeds = [args[1].seed for args, _, _ in trained]
     assert seeds == [77, 77, 77, 77, 3, 4]
@@ -260,7 +269,7 @@ def test_the_best_mean_over_the_tuning_seeds_wins(world, tmp_path, monkeypatch):
     """0.1 has the best single trial, 0.2 the best mean, and 0.3 diverges with one seed."""
     scores = {(0.1, 7): 0.9, (0.1, 8): 0.1, (0.2, 7): 0.6, (0.2, 8): 0.6, (0.3, 7): 0.99, (0.3, 8): None}
     monkeypatch.setattr(
-        stage, "_tuning_score", lambda _, trial: scores[trial.optimizer.prompt_learning_rate, trial.seed]
+        rates, "_tuning_score", lambda _, trial: scores[trial.optimizer.prompt_learning_rate, trial.seed]
     )
     tuning = TuningSettings(prompt_learning_rates=(0.1, 0.2, 0.3), seeds=(7, 8))
     run_transfer(world, tmp_path / "results", tuning=tuning, baselines=(), seeds=(0,))
@@ -270,14 +279,14 @@ def test_the_best_mean_over_the_tuning_seeds_wins(world, tmp_path, monkeypatch):
 
 
 def test_rates_that_diverge_lose_and_do_not_end_the_comparison(world, tmp_path, monkeypatch):
-    train = stage._train
+    train = trials.train_trial
 
     def diverging(session, trial, folder):
         if trial.seed == 77 and trial.optimizer.prompt_learning_rate == 0.2:
             raise DivergedError("not finite")
         return train(session, trial, folder)
 
-    monkeypatch.setattr(stage, "_train", diverging)
+    replaced(monkeypatch, "train_trial", diverging)
     run_transfer(world, tmp_path / "results", tuning=TUNING, baselines=(), seeds=(0,))
     tuning = read(tmp_path / "results" / "firms-20" / "transfer" / "tuning.json")
     assert [trial["dev"] is None for trial in tuning["trials"]] == [False, False, True, True]
@@ -288,13 +297,13 @@ def test_rates_that_all_diverge_are_an_error(world, tmp_path, monkeypatch):
     def diverging(session, trial, folder):
         raise DivergedError("not finite")
 
-    monkeypatch.setattr(stage, "_train", diverging)
+    replaced(monkeypatch, "train_trial", diverging)
     with pytest.raises(TrainingError, match=r"diverged with every rate .* Add lower ones"):
         run_transfer(world, tmp_path / "results", tuning=TUNING, baselines=(), seeds=(0,))
 
 
 def test_one_pair_of_rates_needs_no_tuning(world, tmp_path, monkeypatch):
-    trained = spied(monkeypatch, "_train")
+    trained = spied(monkeypatch, "train_trial")
     one = TuningSettings(prompt_learning_rates=(0.2,), head_learning_rates=(0.05,))
     run_transfer(world, tmp_path / "results", tuning=one, baselines=(), seeds=(0,))
     assert len(trained) == 1
@@ -333,7 +342,7 @@ def test_resuming_keeps_what_is_finished_and_redoes_the_run_that_was_cut_off(wor
         with pytest.raises(Interrupted):
             run_transfer(world, folder, baselines=("scratch", "head"))
     assert (folder / "firms-20" / "head" / "seed-0" / "checkpoints").is_dir()
-    trained = spied(monkeypatch, "_train")
+    trained = spied(monkeypatch, "train_trial")
     results = run_transfer(world, folder, baselines=("scratch", "head"), resume="must")
     assert [(args[1].method, args[1].seed) for args, _, _ in trained] == [
         ("head", 0),
@@ -348,7 +357,7 @@ def test_resuming_keeps_what_is_finished_and_redoes_the_run_that_was_cut_off(wor
 def test_resuming_a_finished_comparison_trains_nothing(world, done, tmp_path, monkeypatch):
     folder = shutil.copytree(done[0], tmp_path / "results")
     before = files_of(folder)
-    trained = spied(monkeypatch, "_train")
+    trained = spied(monkeypatch, "train_trial")
     assert run_transfer(world, folder, baselines=("scratch", "head"), resume="must") == done[1]
     assert trained == []
     assert files_of(folder) == before
@@ -358,7 +367,7 @@ def test_tuning_is_not_done_twice(world, tmp_path, monkeypatch):
     folder = tmp_path / "results"
     run_transfer(world, folder, tuning=TUNING, baselines=(), seeds=(0,))
     shutil.rmtree(folder / "firms-20" / "transfer" / "seed-0")
-    trained = spied(monkeypatch, "_train")
+    trained = spied(monkeypatch, "train_trial")
     run_transfer(world, folder, tuning=TUNING, baselines=(), seeds=(0,), resume="must")
     assert len(trained) == 1
 

@@ -1,0 +1,212 @@
+"""One trial: a method on a task with a seed and learning rates, trained and scored.
+
+Every comparison of methods is made of trials, so all methods have the same trainer, data, order and evaluation.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from mpt.config import BackboneSettings, OptimizerSettings, PromptSettings, TransferSettings
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest import Manifest
+from mpt.data.splits import sample_sentences
+from mpt.data.tasks import Task
+from mpt.evaluation.comparison import TRANSFER, Result
+from mpt.evaluation.evaluator import evaluate_task
+from mpt.files import remove_folder, replace_durable, to_json
+from mpt.model.initialisation import initial_prompt
+from mpt.model.tagger import Tagger
+from mpt.serving.saved import SavedModel
+from mpt.stages.assembly import build_plan, encode_tasks, execute, keep_trunk, new_bank, sharing, tell
+from mpt.stages.identity import identity_of
+from mpt.stages.target_head import build_head
+from mpt.training.checkpoint import read_json
+from mpt.training.engines import Engine
+from mpt.training.loop import Progress
+from mpt.training.ranks import exchange, together
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One model to train: a method on a task with a seed and learning rates."""
+
+    task: Task
+    shots: int | None
+    method: str
+    seed: int
+    optimizer: OptimizerSettings
+
+    @property
+    def title(self) -> str:
+        """What its progress line is called."""
+        return f"{experiment_name(self.task.name, self.shots)} {self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What all trials of a call share."""
+
+    saved: SavedModel
+    settings: TransferSettings
+    manifest: Manifest
+    accelerator: Accelerator
+    engine: Engine
+    console: Console
+    folder: Path
+
+
+def experiment_name(task: str, shots: int | None) -> str:
+    """Folder of a task's runs with a number of training sentences."""
+    return task if shots is None else f"{task}-{shots}"
+
+
+def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
+    """Train one model that counts, score dev and, once, test, and leave a run folder."""
+    _fresh_folder(session.accelerator, folder)
+    tagger, progress, encoded = train_trial(session, trial, folder)
+    assert progress.best is not None
+    tested = session.settings.test and "test" in encoded.splits
+    with sharing(session.settings, session.accelerator, session.engine) as share:
+        dev = evaluate_task(tagger, encoded, "dev", share=share)
+        test = evaluate_task(tagger, encoded, "test", share=share) if tested else None
+    result = Result(
+        task=trial.task.name,
+        shots=trial.shots,
+        method=trial.method,
+        seed=trial.seed,
+        metric=trial.task.metric,
+        dev=dev.primary,
+        test=None if test is None else test.primary,
+    )
+    record: dict[str, Any] = {
+        "result": asdict(result),
+        "best_step": progress.history[progress.best]["step"],
+        "optimizer": trial.optimizer.model_dump(mode="json"),
+        "dev": dev.to_json(),
+        "test": None if test is None else test.to_json(),
+        "test_evaluations": 0 if test is None else 1,
+    }
+    with together(session.accelerator):
+        if session.accelerator.is_main_process:
+            replace_durable(folder / RESULT_FILE, to_json(record))
+    shown = "" if test is None else f", test {100 * test.primary:.1f}"
+    session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
+    return result
+
+
+def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:
+    """Train one model, which ends with the weights of its best evaluation.
+
+    Args:
+        session: What it has in common with others.
+        trial: The model.
+        folder: Folder of its run, empty; None writes nothing.
+
+    Returns:
+        The model, what training came to, and the task as it was trained on.
+
+    Raises:
+        DivergedError: The learning rates are too high to train with.
+        Preempted: Asked to stop.
+    """
+    settings = session.settings.model_copy(
+        update={
+            "optimizer": trial.optimizer,
+            "training": session.settings.training.model_copy(update={"seed": trial.seed}),
+        }
+    )
+    task = trial.task
+    if trial.shots is not None:
+        train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
+        task = replace(task, splits={**task.splits, "train": train})
+    (encoded,), _ = encode_tasks([task], session.saved.tagger.backbone)
+    tagger = _new_tagger(session.saved, encoded, trial, settings)
+    shapes = [] if tagger.bank is None else tagger.bank.shapes
+    backbone_settings = _backbone_settings(session.saved)
+    (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, backbone_settings, session.accelerator)
+    tell(session.console, notices)
+    plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
+    saved = session.saved.checkpoint.identity
+    identity = identity_of(
+        tagger.backbone,
+        shapes,
+        [task],
+        stage="transfer",
+        settings=settings,
+        backbone_settings=backbone_settings,
+        prompt_settings=_prompt_settings(session.saved, settings),
+        more={
+            "method": trial.method,
+            "shots": trial.shots,
+            "head": settings.head,
+            "init_from": {
+                "stage": saved["stage"],
+                "tasks": list(saved["tasks"]),
+                "step": session.saved.checkpoint.step,
+            },
+            "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
+        },
+    )
+    progress = execute(
+        tagger,
+        [encoded],
+        plan,
+        settings,
+        accelerator=session.accelerator,
+        engine=session.engine,
+        console=session.console,
+        folder=folder,
+        identity=identity,
+        title=trial.title if session.console.is_terminal else None,
+    )
+    return tagger, progress, encoded
+
+
+def written(session: Session, path: Path) -> dict[str, Any] | None:
+    """What an earlier call left in a file, as rank 0 sees it; None where it left none."""
+    with together(session.accelerator):
+        found = read_json(path) if session.accelerator.is_main_process and path.exists() else None
+    return exchange(session.accelerator, found)[0]
+
+
+def _fresh_folder(accelerator: Accelerator, folder: Path) -> None:
+    """An empty run folder; a run that was cut off is short enough to be done again from its start."""
+    with together(accelerator):
+        if accelerator.is_main_process:
+            if folder.exists():
+                remove_folder(folder)
+            folder.mkdir(parents=True)
+
+
+def _new_tagger(saved: SavedModel, encoded: EncodedTask, trial: Trial, settings: TransferSettings) -> Tagger:
+    """The model that a method starts from."""
+    backbone, bank = saved.tagger.backbone, saved.tagger.bank
+    transferred = trial.method == TRANSFER
+    dropout = settings.training.head_dropout
+    mode = settings.head if transferred else "fresh"
+    head = build_head(saved, encoded.task, mode=mode, seed=trial.seed, dropout=dropout)
+    if trial.method == "head" or bank is None:
+        return Tagger(backbone, None, {encoded.task.name: head})
+    shape, prompting = bank.shapes[0], _prompt_settings(saved, settings)
+    prompt = bank.slots[0].detach().cpu()
+    if not transferred:
+        texts = [encoded.splits["train"]]
+        prompt = initial_prompt(backbone, shape, texts, initialisation=prompting.initialisation, seed=trial.seed)
+    return Tagger(backbone, new_bank(prompt, shape, prompting, seed=trial.seed), {encoded.task.name: head})
+
+
+def _prompt_settings(saved: SavedModel, settings: TransferSettings) -> PromptSettings:
+    """The pretrained prompt's, but for what is trained in its place."""
+    own = saved.checkpoint.identity["prompt"] | settings.prompt.model_dump()
+    return PromptSettings.model_validate(own, strict=False)
+
+
+def _backbone_settings(saved: SavedModel) -> BackboneSettings:
+    own = saved.checkpoint.identity["backbone"]
+    return BackboneSettings.model_validate({key: own[key] for key in BackboneSettings.model_fields if key in own})

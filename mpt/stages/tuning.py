@@ -1,0 +1,78 @@
+"""Learning rates chosen on dev: for every method the same number of trials with the same seeds."""
+
+from itertools import product
+from pathlib import Path
+
+from mpt.config import OptimizerSettings
+from mpt.data.tasks import Task
+from mpt.errors import DivergedError, TrainingError
+from mpt.files import replace_durable, to_json
+from mpt.stages.trial import Session, Trial, experiment_name, train_trial, written
+from mpt.training.ranks import together
+
+
+def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
+    """The learning rates with the best dev score; the settings' own when there is nothing to choose.
+
+    Args:
+        session: What all trials have in common.
+        task: The task.
+        shots: Training sentences; None for all.
+        method: Name of the method.
+        parent: Folder of the method's runs, where the choice is written down and found again.
+
+    Raises:
+        TrainingError: Every pair of rates diverged.
+    """
+    optimizer, tuning = session.settings.optimizer, session.settings.tuning
+    prompt_rates = tuning.prompt_learning_rates if method != "head" else ()
+    grid = list(
+        product(
+            prompt_rates or (optimizer.prompt_learning_rate,),
+            tuning.head_learning_rates or (optimizer.head_learning_rate,),
+        )
+    )
+    chosen = parent / "tuning.json"
+    if (done := written(session, chosen)) is not None:
+        return optimizer.model_copy(update=done["chosen"])
+    trials: list[dict[str, float | None]] = []
+    for prompt_rate, head_rate in grid if len(grid) > 1 else []:
+        rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
+        candidate = optimizer.model_copy(update=rates)
+        found = [
+            _tuning_score(session, Trial(task=task, shots=shots, method=method, seed=seed, optimizer=candidate))
+            for seed in tuning.seeds
+        ]
+        finite = [score for score in found if score is not None]
+        dev = sum(finite) / len(finite) if len(finite) == len(found) else None
+        trials.append({**rates, "dev": dev})
+        session.console.print(
+            f"tuning {experiment_name(task.name, shots)} {method}: prompt {prompt_rate:g}, head {head_rate:g}: "
+            + ("diverged" if dev is None else f"dev {100 * dev:.1f}"),
+            highlight=False,
+        )
+    if not trials:
+        return optimizer
+    usable = [(one["dev"], one) for one in trials if one["dev"] is not None]
+    if not usable:
+        raise TrainingError(
+            f"{parent}: training diverged with every rate of tuning.prompt_learning_rates and "
+            "tuning.head_learning_rates. Add lower ones"
+        )
+    best = max(usable, key=lambda pair: pair[0])[1]
+    rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
+    with together(session.accelerator):
+        if session.accelerator.is_main_process:
+            parent.mkdir(parents=True, exist_ok=True)
+            replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
+    return optimizer.model_copy(update=rates)
+
+
+def _tuning_score(session: Session, trial: Trial) -> float | None:
+    """Best dev score of a trial; None when its rates are too high to train with."""
+    try:
+        _, progress, _ = train_trial(session, trial, None)
+    except DivergedError:
+        return None
+    assert progress.best is not None, "the last step is always evaluated"
+    return progress.scores[progress.best]
