@@ -23,9 +23,11 @@ from transformers.utils import logging as transformers_logging
 
 from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError, first_line
-from mpt.model.injection import ATTENTION, Injection, install, register
+from mpt.model.deberta import adapt, cast_biases
+from mpt.model.injection import ATTENTION, Injection, register
+from mpt.model.layers import OWN_ATTENTION, WORKING, install
 from mpt.model.sharding import Sharding, load_sharded
-from mpt.model.trunk import Trunk, install_trunk
+from mpt.model.trunk import Trunk
 from mpt.model.word_pieces import load_word_pieces
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -130,34 +132,31 @@ def load_backbone(
     folder = locate(reference, revision)
     register()
     model, architecture, num_parameters = _load_model(folder, reference, DTYPES[dtype], device, sharding)
-    pieces = torch.ones((1, 2), dtype=torch.long, device=device)
-    injection = install(model, lambda: model(input_ids=pieces), reference=reference)
-    if gradient_checkpointing:
-        _enable_checkpointing(model, reference)
-    keys = _text_keys(model, injection)
+    adapt(model, reference=reference)
+    layers = install(model, reference=reference, recompute=gradient_checkpointing)
     first_position, max_positions = _positions(model)
     room = min(longest_window, max_positions - (prompt_length if shifted else 0))
     return Backbone(
         model=model,
-        injection=injection,
-        trunk=install_trunk(model, injection),
+        injection=layers.injection,
+        trunk=layers.trunk,
         word_pieces=load_word_pieces(
             folder,
             reference=reference,
             room=room,
-            causal=_is_causal(model, injection),
+            causal=layers.causal,
             segments=int(getattr(model.config, "type_vocab_size", 0) or 0),
         ),
         identity=_identify(folder, reference, revision, architecture),
-        num_layers=len(injection.prompts),
-        num_key_value_heads=keys.shape[1],
-        head_dim=keys.shape[3],
+        num_layers=len(layers.injection.prompts),
+        num_key_value_heads=layers.text_keys.shape[1],
+        head_dim=layers.text_keys.shape[3],
         hidden_size=model.config.hidden_size,
         max_positions=max_positions,
         first_position=first_position,
         shifted=shifted,
         num_parameters=num_parameters,
-        device=pieces.device,
+        device=layers.text_keys.device,
         sharded=sharding is not None,
     )
 
@@ -222,6 +221,7 @@ def _load_model(
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
+        _check_family(config, reference)
         if sharding is None:
             model = _load_whole(folder, config, reference, dtype, device)
             architecture, num_parameters = type(model).__name__, sum(weight.numel() for weight in model.parameters())
@@ -238,6 +238,8 @@ def _load_model(
     except BackboneError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if ATTENTION in str(error):  # looked up among a family's own ways, as Falcon does
+            raise BackboneError(f'backbone "{reference}": {OWN_ATTENTION}. {WORKING}') from error
         raise BackboneError(f'backbone "{reference}": {first_line(error)}') from error
     finally:
         transformers_logging.set_verbosity(level)
@@ -245,6 +247,21 @@ def _load_model(
             transformers_logging.enable_progress_bar()
     model.config.use_cache = False  # decoders would build a cache of keys that nothing reads
     return model, architecture, num_parameters
+
+
+def _check_family(config: Any, reference: str) -> None:
+    """Refuse what is no stack of layers over word pieces, before any weight is read."""
+    if config.is_encoder_decoder:
+        raise BackboneError(
+            f'backbone "{reference}": {config.model_type} is an encoder-decoder, which has two stacks of layers, '
+            f"and a deep prompt needs one. {WORKING}"
+        )
+    missing = [name for name in ("hidden_size", "max_position_embeddings") if not hasattr(config, name)]
+    if missing:
+        raise BackboneError(
+            f'backbone "{reference}": the configuration of {config.model_type} has no {" and no ".join(missing)}: '
+            f"it is more than a language model, or knows no longest text. {WORKING}"
+        )
 
 
 def _load_whole(folder: Path, config: Any, reference: str, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -259,6 +276,7 @@ def _load_whole(folder: Path, config: Any, reference: str, dtype: torch.dtype, d
         output_loading_info=True,
     )
     _check_weights(reference, info)
+    cast_biases(model, dtype)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.eval().requires_grad_(False).to(device)
@@ -280,38 +298,6 @@ def _check_weights(reference: str, info: Mapping[str, Any]) -> None:
             f'backbone "{reference}": {len(other)} weights have another shape than its config.json says (first: {name} '
             f"has {found}, expected {told}). The files do not belong together; get them again"
         )
-
-
-def _enable_checkpointing(model: Any, reference: str) -> None:
-    """Recompute layers in the backward pass; transformers does so only in training mode, so dropout is set to zero."""
-    if not model.supports_gradient_checkpointing:
-        raise BackboneError(f'backbone "{reference}": {type(model).__name__} does not support gradient checkpointing')
-    # The same under its newer name; the older one warns where there is a newer one.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    # Prompts bring the gradient; layers below the first of them need none.
-    model.disable_input_require_grads()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a module, to the type checker)
-    model.train()
-
-
-def _text_keys(model: Any, injection: Injection) -> torch.Tensor:
-    """Keys of a two-piece text in the first layer, for their shape."""
-    injection.captured = []
-    with torch.no_grad():
-        model(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device))
-    key = injection.captured[0][0]
-    injection.captured = None
-    return key
-
-
-def _is_causal(model: Any, injection: Injection) -> bool:
-    modules = {id(module): module for module in model.modules()}
-    return any(bool(getattr(modules[key], "is_causal", False)) for key in injection.layer_of)
 
 
 def _positions(model: Any) -> tuple[int, int]:

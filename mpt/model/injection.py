@@ -24,6 +24,8 @@ from transformers.masking_utils import AttentionMaskInterface, bidirectional_mas
 from mpt.errors import BackboneError
 
 ATTENTION = "mpt_prompted"
+SCORE_CHANGES = ("softcap", "s_aux", "position_bias")
+"""What some models hand to the registry and what changes scores; ignoring it would give other scores, silently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +44,26 @@ class LayerPrompt:
 
 
 class Injection(threading.local):
-    """The link between a backbone's attention modules and the prompts of the current batch, one batch a thread.
+    """The link between a backbone's attention and the prompts of the current batch, one batch a thread.
 
     Args:
-        layer_of: Layer index by `id` of the attention module, in the order in which a forward pass calls them; threads
-            share it.
+        num_layers: Layers of the backbone.
 
     Attributes:
-        prompts: By layer; None where a layer has no prompt. Set before a forward pass and left until the next one, so
-            that checkpointed layers recompute with the same prompts.
+        prompts: By layer; None where a layer has no prompt. Set before a forward pass.
+        prompt: Of the layer that is being computed; `mpt.model.layers` puts it there, also where a layer is recomputed.
+        called: Layers that the current forward pass has called so far.
         captured: When a list, every layer appends the (keys, values) of its text: real ones to start prompts from.
+        attentions: When a list, every attention module that is called appends itself.
     """
 
-    def __init__(self, layer_of: dict[int, int]) -> None:
-        # Every thread that touches the object runs this, with the same dictionary.
-        self.layer_of = layer_of
-        self.prompts: list[LayerPrompt | None] = [None] * len(layer_of)
+    def __init__(self, num_layers: int) -> None:
+        # Every thread that touches the object runs this, with the same number.
+        self.prompts: list[LayerPrompt | None] = [None] * num_layers
+        self.prompt: LayerPrompt | None = None
+        self.called = 0
         self.captured: list[tuple[Tensor, Tensor]] | None = None
+        self.attentions: list[nn.Module] | None = None
 
 
 def register() -> None:
@@ -67,40 +72,10 @@ def register() -> None:
     AttentionMaskInterface.register(ATTENTION, compact_mask)
 
 
-def install(model: nn.Module, forward: Callable[[], Any], *, reference: str) -> Injection:
-    """Connect a backbone, loaded with `attn_implementation=ATTENTION`, to a new `Injection`.
-
-    Args:
-        model: The backbone.
-        forward: Runs it once on a few pieces; the order in which attention modules are called numbers the layers.
-        reference: What the user calls the backbone, for messages.
-
-    Raises:
-        BackboneError: No attention goes through the registry, or layers share one attention module.
-    """
-    injection = Injection({})
-    calls: list[nn.Module] = []
+def tie(model: nn.Module, injection: Injection) -> Injection:
+    """Let a backbone's attention find its prompts in `injection`."""
     for module in model.modules():
         module.mpt_injection = injection  # type: ignore[assignment]
-        module.mpt_calls = calls  # type: ignore[assignment]
-    with torch.no_grad():
-        forward()
-    for module in model.modules():
-        del module.mpt_calls
-    name = f'backbone "{reference}" ({type(model).__name__})'
-    if not calls:
-        raise BackboneError(
-            f"{name} computes attention by itself instead of through transformers' AttentionInterface, so prompts "
-            "would be ignored. Use a backbone whose attention goes through the registry, such as BERT, RoBERTa, "
-            "XLM-R, ELECTRA, ModernBERT or Llama"
-        )
-    injection.layer_of.update({id(module): layer for layer, module in enumerate(calls)})
-    if len(injection.layer_of) != len(calls):
-        raise BackboneError(
-            f"{name} shares attention modules among layers (layers: {len(calls)}, modules: {len(injection.layer_of)}); "
-            "a deep prompt needs a module for each layer. Use a backbone without cross-layer sharing"
-        )
-    injection.prompts = [None] * len(calls)
     return injection
 
 
@@ -117,7 +92,7 @@ def prompted_attention(
     """Attention over a layer's prompt and the text.
 
     Args:
-        module: The attention module; `install` has tied it to an `Injection`.
+        module: The attention module; `mpt.model.layers` has tied it to an `Injection`.
         query: Queries of the text.
         key: Keys of the text, positions already applied.
         value: Values of the text.
@@ -126,28 +101,52 @@ def prompted_attention(
         dropout: Dropout on attention weights; the frozen backbone runs without.
         **unsupported: Variants of attention that change scores; refused when set.
     """
-    for name in ("softcap", "s_aux", "position_bias"):
+    for name in SCORE_CHANGES:
         if unsupported.get(name) is not None:
-            raise BackboneError(f"{type(module).__name__} uses attention with {name}, which prompts do not support yet")
+            raise BackboneError(f"{type(module).__name__} uses attention with {name}, which prompts do not support")
     assert dropout == 0.0, "the frozen backbone runs without dropout"
+    return attend(module, query, key, value, attention_mask, scaling), None
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "B N S D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S D"],
+    mask: Bool[Tensor, "B 1 Q S"] | None,
+    scaling: float | None = None,
+    bias: Float[Tensor, "B N S S"] | None = None,
+) -> Float[Tensor, "B S N D"]:
+    """Attention over the prompt of the layer that is being computed, and the text.
+
+    Args:
+        module: The attention module; `mpt.model.layers` has tied it to an `Injection`.
+        query: Queries of the text.
+        key: Keys of the text.
+        value: Values of the text.
+        mask: True where a query may look; None when everywhere.
+        scaling: Factor on the scores; 1/sqrt(D) when None.
+        bias: Added to the scaled scores of the text, such as what relative positions bring; virtual tokens have no
+            position, so nothing is added to theirs.
+    """
     injection: Injection = module.mpt_injection  # type: ignore[assignment]
-    calls: list[nn.Module] | None = getattr(module, "mpt_calls", None)
-    if calls is not None:
-        calls.append(module)
+    if injection.attentions is not None:
+        injection.attentions.append(module)
     if injection.captured is not None:
         injection.captured.append((key, value))
-    prompt = injection.prompts[injection.layer_of[id(module)]] if injection.prompts else None
+    prompt = injection.prompt
     if prompt is not None:
         rows = query.shape[0]
         key = torch.cat([prompt.keys.expand(rows, -1, -1, -1), key], dim=2)
         value = torch.cat([prompt.values.expand(rows, -1, -1, -1), value], dim=2)
-        attention_mask = widen_mask(attention_mask, prompt, query)
+        mask = widen_mask(mask, prompt, query)
+        bias = None if bias is None else functional.pad(bias, (prompt.keys.shape[2], 0))
     if query.shape[1] != key.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    attend = matmul_attention if query.device.type == "cpu" else sdpa_attention
-    return attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+    kernel = matmul_attention if query.device.type == "cpu" else sdpa_attention
+    return kernel(query, key, value, mask, scaling, bias).transpose(1, 2).contiguous()
 
 
 def widen_mask(
@@ -170,9 +169,12 @@ def matmul_attention(
     value: Float[Tensor, "B N K D"],
     mask: Bool[Tensor, "B 1 Q K"] | None,
     scaling: float,
+    bias: Float[Tensor, "B N S K"] | None = None,
 ) -> Float[Tensor, "B N S D"]:
     """Attention as batched matrix products: on a CPU, two to four times the speed of SDPA for rows of a sentence."""
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         # Not -inf: padding far from any text sees nothing in a local window, and must come out finite all the same.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -185,11 +187,13 @@ def sdpa_attention(
     value: Float[Tensor, "B N K D"],
     mask: Bool[Tensor, "B 1 Q K"] | None,
     scaling: float,
+    bias: Float[Tensor, "B N S K"] | None = None,
 ) -> Float[Tensor, "B N S D"]:
     """Attention through torch's fused kernels."""
-    if mask is not None:
-        mask = mask.expand(-1, -1, query.shape[2], -1)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    look: Tensor | None = None if mask is None else mask.expand(-1, -1, query.shape[2], -1)
+    if bias is not None:
+        look = bias if mask is None else bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=look, scale=scaling)
 
 
 def compact_mask(

@@ -21,6 +21,11 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mpt.errors import BackboneError
+from mpt.model.deberta import cast_biases
+
+READ = ("rel_embeddings",)
+"""Parts whose weights a model reads without calling them (DeBERTa), so that engines would not put them together; they
+stay with the whole model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,7 @@ def load_sharded(
     """
     with init_empty_weights(include_buffers=False):
         model: Any = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+        cast_biases(model, dtype)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     model.eval().requires_grad_(False)
@@ -93,7 +99,7 @@ def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield from _units(child, path)
             if next(child.parameters(recurse=False), None) is not None:
                 yield path, child
-        elif next(child.parameters(), None) is not None:
+        elif name not in READ and next(child.parameters(), None) is not None:
             yield path, child
 
 

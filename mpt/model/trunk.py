@@ -6,17 +6,13 @@ Here a forward pass can end at the top of the trunk, to keep its outputs, or beg
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
-
-from mpt.model.injection import Injection
+from torch import Tensor
 
 
 class Trunk(threading.local):
-    """A switch in every layer of a backbone, in each thread for its own batch.
+    """A switch before every layer of a backbone, in each thread for its own batch.
 
     Attributes:
         depth: Layers of the trunk, counted from the first.
@@ -31,35 +27,16 @@ class Trunk(threading.local):
         self.capturing = False
         self.captured: Float[Tensor, "B S H"] | None = None
 
-    def layer(self, index: int, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Wrap the forward method of layer `index`."""
+    def before(self, layer: int, hidden: Float[Tensor, "B S H"]) -> tuple[Float[Tensor, "B S H"], bool]:
+        """What a layer is to start from, and whether it runs at all.
 
-        def switched(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if self.states is not None and index < self.depth:
-                return self.states if index == self.depth - 1 else hidden
-            if self.capturing and index >= self.depth:
-                self.captured = hidden if index == self.depth else self.captured
-                return hidden
-            return forward(hidden, *args, **kwargs)
-
-        return switched
-
-
-def install_trunk(model: nn.Module, injection: Injection) -> Trunk | None:
-    """Put a switch into every layer of a backbone; None where its layers are not one list of modules."""
-    attentions = list(injection.layer_of)
-    for layers in model.modules():
-        if isinstance(layers, nn.ModuleList) and _holds_layers(layers, attentions):
-            trunk = Trunk()
-            for index, layer in enumerate(layers):
-                layer.forward = trunk.layer(index, layer.forward)
-            return trunk
-    return None
-
-
-def _holds_layers(layers: nn.ModuleList, attentions: Sequence[int]) -> bool:
-    """Whether the modules of a list hold one attention module each, in the order of the forward pass."""
-    return len(layers) == len(attentions) and all(
-        any(id(module) == attention for module in layer.modules())
-        for layer, attention in zip(layers, attentions, strict=True)
-    )
+        Outputs are kept and given back where the first layer above the trunk takes them, not where the last one of the
+        trunk leaves them: some models change them on the way (a convolution behind DeBERTa-v2's first layer).
+        """
+        if self.capturing and layer == self.depth:
+            self.captured = hidden
+        if self.states is not None and layer == self.depth:
+            hidden = self.states
+        return hidden, not (self.capturing and layer >= self.depth) and not (
+            self.states is not None and layer < self.depth
+        )

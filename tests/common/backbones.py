@@ -9,24 +9,32 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertTokenizer,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GlmConfig,
+    GPT2Config,
     LlamaConfig,
+    MistralConfig,
     ModernBertConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2Tokenizer,
+    Qwen3Config,
     RobertaConfig,
     RobertaTokenizer,
     XLMRobertaConfig,
     XLMRobertaTokenizer,
 )
 
-KINDS = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert", "llama", "qwen2")
-REFUSED = ("albert", "deberta-v2")
-"""Kinds that mpt does not prompt: layers that share one attention module, attention outside the registry."""
+ENCODERS = (
+    *("bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert"),
+    *("deberta", "deberta-v2", "deberta-v3"),
+)
+DECODERS = ("glm", "llama", "mistral", "qwen2", "qwen3", "gpt2")
+KINDS = ENCODERS + DECODERS
 
 LAYERS, HEADS, HIDDEN, POSITIONS = 3, 4, 32, 64
 
@@ -50,7 +58,7 @@ def tiny_backbone(folder: Path, kind: str, *, seed: int = 0, **config: object) -
 
     Args:
         folder: Where to; made when it is missing.
-        kind: One of `KINDS` or `REFUSED`.
+        kind: One of `KINDS`.
         seed: Names the weights.
         **config: Changes to the configuration.
     """
@@ -95,15 +103,41 @@ def _config(kind: str, vocab_size: int, changes: dict[str, object]) -> PreTraine
         ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
         window = {"global_attn_every_n_layers": 3, "local_attention": 8}
         return ModernBertConfig(**(sizes | ids | window | changes))
-    if kind == "llama":
-        ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
-        return LlamaConfig(**(sizes | ids | {"num_key_value_heads": 2} | changes))
-    if kind == "qwen2":
-        return Qwen2Config(**(sizes | {"num_key_value_heads": 2} | changes))
     if kind == "albert":
         return AlbertConfig(**(sizes | {"embedding_size": HIDDEN // 2} | changes))
-    assert kind == "deberta-v2", kind
-    return DebertaV2Config(**(sizes | changes))
+    if kind.startswith("deberta"):
+        return _deberta_config(kind, sizes, changes)
+    return _decoder_config(kind, sizes, changes)
+
+
+def _deberta_config(kind: str, sizes: dict[str, object], changes: dict[str, object]) -> PreTrainedConfig:
+    """As deberta-base, deberta-v2-xlarge (with a convolution) and deberta-v3-base, with fewer relative positions."""
+    own = {"relative_attention": True, "position_biased_input": False, "type_vocab_size": 0}
+    own |= {"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 12}
+    if kind == "deberta":
+        return DebertaConfig(**(sizes | own | changes))
+    # Eight distances to each side have a bucket of their own half, farther ones share; 12 is still told from 64.
+    own |= {"position_buckets": 8, "max_relative_positions": POSITIONS, "norm_rel_ebd": "layer_norm"}
+    own |= {"conv_kernel_size": 3, "conv_act": "gelu"} if kind == "deberta-v2" else {"share_att_key": True}
+    return DebertaV2Config(**(sizes | own | changes))
+
+
+def _decoder_config(kind: str, sizes: dict[str, object], changes: dict[str, object]) -> PreTrainedConfig:
+    """Grouped-query attention, but for GPT-2; Mistral's sees eight pieces back."""
+    if kind == "gpt2":
+        own = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS, "n_inner": 2 * HIDDEN}
+        return GPT2Config(vocab_size=sizes["vocab_size"], **({"bos_token_id": 0, "eos_token_id": 0} | own | changes))
+    grouped = sizes | {"num_key_value_heads": 2}
+    if kind in ("glm", "qwen3"):
+        family = GlmConfig if kind == "glm" else Qwen3Config
+        return family(**(grouped | {"head_dim": HIDDEN // HEADS, "pad_token_id": 0} | changes))
+    if kind == "qwen2":
+        return Qwen2Config(**(grouped | changes))
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    if kind == "mistral":
+        return MistralConfig(**(grouped | ids | {"sliding_window": 8} | changes))
+    assert kind == "llama", kind
+    return LlamaConfig(**(grouped | ids | changes))
 
 
 def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
@@ -115,9 +149,9 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
         return XLMRobertaTokenizer(vocab=_unigrams("<s>", "<pad>", "</s>", "<unk>"))
     if kind == "modernbert":
         return _modernbert()
-    if kind == "llama":
+    if kind in ("llama", "mistral"):
         return _llama()
-    if kind == "qwen2":
+    if kind in ("qwen2", "qwen3", "glm", "gpt2"):
         vocab, merges = _byte_pairs("<|endoftext|>")
         return Qwen2Tokenizer(vocab=vocab, merges=merges)
     return BertTokenizer(vocab=_word_pieces("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common.backbones import HEADS, HIDDEN, KINDS, LAYERS, POSITIONS, tiny_backbone
+from common.backbones import DECODERS, HEADS, HIDDEN, KINDS, LAYERS, POSITIONS, tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from mpt.errors import BackboneError
@@ -34,7 +34,7 @@ def refused(reference, match, **options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes(load, kind):
     backbone = load(kind)
-    groups = 2 if kind in ("llama", "qwen2") else HEADS  # grouped-query attention
+    groups = 2 if kind in DECODERS and kind != "gpt2" else HEADS  # grouped-query attention
     shapes = (backbone.num_layers, backbone.num_key_value_heads, backbone.head_dim, backbone.hidden_size)
     assert shapes == (LAYERS, groups, HIDDEN // HEADS, HIDDEN)
     assert backbone.max_positions == POSITIONS
@@ -86,7 +86,7 @@ def test_special_pieces(load):
     assert names["bert"] == names["electra"] == names["modernbert"] == names["distilbert"] == ["[CLS]", "[SEP]"]
     assert names["roberta"] == names["xlm-roberta"] == ["<s>", "</s>"]
     assert names["llama"] == ["<|begin_of_text|>"] and names["qwen2"] == []
-    assert {kind for kind, pieces in found.items() if pieces.last_piece} == {"llama", "qwen2"}
+    assert {kind for kind, pieces in found.items() if pieces.last_piece} == set(DECODERS)
     pads = {kind: pieces.tokenizer.id_to_token(pieces.pad) for kind, pieces in found.items()}
     assert pads["bert"] == pads["modernbert"] == "[PAD]" and pads["roberta"] == pads["xlm-roberta"] == "<pad>"
     assert found["llama"].pad == 0 and found["llama"].unknown is None

@@ -1,6 +1,8 @@
 """The fast path against a plain one: a sentence at a time, no padding, attention written out, stock model, float32."""
 
+import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from common.backbones import KINDS
 from common.prompts import random_bank, random_batch, tagger_of
 from torch.nn import functional
 from transformers import AutoModel
+from transformers.models.deberta import modeling_deberta
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from mpt.model import injection
 from mpt.model.injection import matmul_attention, sdpa_attention
@@ -30,7 +34,8 @@ def plain_attention(prompts, causal):
         look = look.tril() if is_causal else look if attn_mask is None else attn_mask[0, 0].expand_as(look)
         prompt = next(layers)
         if prompt is not None:
-            key, value = (torch.cat([own[None], text], dim=2) for own, text in zip(prompt, (key, value), strict=True))
+            own = prompt.repeat_interleave(key.shape[1] // prompt.shape[1], dim=1)[:, None]
+            key, value = torch.cat([own[0], key], dim=2), torch.cat([own[1], value], dim=2)
             look = torch.cat([look.new_ones(len(look), prompt.shape[2]), look], dim=1)
         shared = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
@@ -41,9 +46,64 @@ def plain_attention(prompts, causal):
     return attend
 
 
-def reference(monkeypatch, folder, tagger, batch):
+def plain_deberta(prompts):
+    """Disentangled attention of one row as the paper has it; a virtual token has content and no position."""
+    layers = iter(prompts)
+
+    def attend(module, hidden, mask, *args, relative_pos=None, rel_embeddings=None, **kwargs):
+        assert len(hidden) == 1
+        first, heads = hasattr(module, "in_proj"), module.num_attention_heads
+        split = partial(torch.unflatten, dim=-1, sizes=(heads, -1))
+        if first:
+            query, key, value = split(module.in_proj(hidden[0])).chunk(3, dim=-1)
+            query, value = query + split(module.q_bias), value + split(module.v_bias)
+            own = (module.pos_proj, module.pos_q_proj)
+        else:
+            query, key, value = (
+                split(project(hidden[0])) for project in (module.query_proj, module.key_proj, module.value_proj)
+            )
+            shared = module.share_att_key
+            own = (module.key_proj, module.query_proj) if shared else (module.pos_key_proj, module.pos_query_proj)
+        place_keys, place_queries = (split(project(rel_embeddings)) for project in own)
+        places = torch.arange(len(query))
+        distance = places[:, None] - places
+        span = len(rel_embeddings) // 2
+        if not first:
+            distance = bucket(distance, span, module.max_relative_positions)
+        place = (distance + span).clamp(0, 2 * span - 1)
+        scores = torch.einsum("qnd,knd->nqk", query, key)
+        scores = scores + torch.einsum("qnd,qknd->nqk", query, place_keys[place])
+        scores = scores + torch.einsum("knd,qknd->nqk", key, place_queries[place])
+        prompt = next(layers)
+        if prompt is not None:
+            scores = torch.cat([torch.einsum("qnd,npd->nqp", query, prompt[0]), scores], dim=2)
+            value = torch.cat([prompt[1].transpose(0, 1), value])
+        weights = (scores / math.sqrt(3 * query.shape[-1])).exp()
+        mixed = torch.einsum("nqk,knd->qnd", weights / weights.sum(dim=-1, keepdim=True), value)
+        return mixed.flatten(1)[None], None
+
+    return attend
+
+
+def bucket(distance, buckets, longest):
+    """Near distances each for themselves, far ones in buckets whose width grows."""
+    middle = buckets // 2
+    far = (distance.abs().clamp(min=middle) / middle).log() / math.log((longest - 1) / middle) * (middle - 1)
+    return torch.where(distance.abs() <= middle, distance, (far.ceil().long() + middle) * distance.sign())
+
+
+def patch(monkeypatch, kind, prompts, causal):
+    """Have the stock model attend in the plain way."""
+    if kind.startswith("deberta"):
+        module = modeling_deberta if kind == "deberta" else modeling_deberta_v2
+        monkeypatch.setattr(module.DisentangledSelfAttention, "forward", plain_deberta(prompts))
+    else:
+        monkeypatch.setattr(functional, "scaled_dot_product_attention", plain_attention(prompts, causal))
+
+
+def reference(monkeypatch, kind, folder, tagger, batch):
     """Logits of all words, and the gradient of their summed loss in every prompt and in the head."""
-    stock = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
+    stock = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     bank, head, width = tagger.bank, tagger.head("t"), batch.input_ids_BS.shape[1]
     scores = []
     for row, slot in enumerate(ROWS):
@@ -51,7 +111,7 @@ def reference(monkeypatch, folder, tagger, batch):
         by_layer = dict(zip(shape.layers, bank.slots[slot], strict=True))
         prompts = [by_layer.get(layer) for layer in range(shape.num_layers)]
         causal = tagger.backbone.word_pieces.last_piece
-        monkeypatch.setattr(functional, "scaled_dot_product_attention", plain_attention(prompts, causal))
+        patch(monkeypatch, kind, prompts, causal)
         hidden = stock(input_ids=batch.input_ids_BS[row : row + 1, : LENGTHS[row]]).last_hidden_state[0]
         monkeypatch.undo()
         scores.append(head(hidden[batch.words_M[batch.words_M // width == row] % width], None))
@@ -77,12 +137,10 @@ def test_logits_and_gradients_are_those_of_a_plain_computation(
 ):
     """Padding, mixed lengths, mixed slots, every kernel, every way through the layers."""
     recompute = path == "recomputed layers"
-    if recompute and kind == "distilbert":
-        pytest.skip("transformers cannot recompute DistilBERT's layers")
     backbone = load(kind, dtype=str(dtype).removeprefix("torch."), gradient_checkpointing=recompute)
     tagger = tagger_of(backbone, random_bank(backbone, *SLOTS))
     batch, slots = random_batch(backbone, *LENGTHS), torch.tensor(ROWS)
-    expected, expected_gradients = reference(monkeypatch, tiny_folder(kind), tagger, batch)
+    expected, expected_gradients = reference(monkeypatch, kind, tiny_folder(kind), tagger, batch)
     monkeypatch.setattr(injection, "matmul_attention", kernel)
     if path == "kept trunk":
         with torch.inference_mode():

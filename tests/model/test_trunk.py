@@ -6,7 +6,6 @@ from common.backbones import HIDDEN, KINDS, LAYERS
 from common.prompts import random_bank, random_batch, tagger_of
 from torch import nn
 
-from mpt.model.trunk import install_trunk
 from mpt.model.trunk_cache import trunk_states
 
 LENGTHS = (9, 4, 1, 7)
@@ -46,7 +45,7 @@ def test_going_on_from_kept_outputs_is_the_same_computation(load, kind, depth):
     assert gradients["bank.slots.0"].abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "albert"])  # whose layers are one module
 def test_the_lower_layers_do_not_run(load, kind):
     backbone = load(kind)
     tagger = tagger_of(backbone, random_bank(backbone, (PROMPT, (2,))))
@@ -105,9 +104,3 @@ def test_a_prompt_below_kept_outputs_is_a_mistake(load):
     batch = kept(backbone, random_batch(backbone, *LENGTHS), 2)
     with pytest.raises(AssertionError, match="prompts below kept outputs"):
         tagger_of(backbone, random_bank(backbone, (PROMPT, (1, 2)))).word_states(batch)
-
-
-def test_layers_that_are_no_list_have_no_trunk(load):
-    backbone = load("bert")
-    backbone.model.encoder.layer = nn.ModuleList(list(backbone.model.encoder.layer)[:2])
-    assert install_trunk(backbone.model, backbone.injection) is None
