@@ -25,8 +25,8 @@ from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError, first_line
 from mpt.model.deberta import adapt, cast_biases
 from mpt.model.injection import ATTENTION, Injection, register
-from mpt.model.layers import OWN_ATTENTION, WORKING, install
 from mpt.model.sharding import Sharding, load_sharded
+from mpt.model.stack import OWN_ATTENTION, WORKING, install
 from mpt.model.trunk import Trunk
 from mpt.model.word_pieces import load_word_pieces
 

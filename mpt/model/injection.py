@@ -51,7 +51,7 @@ class Injection(threading.local):
 
     Attributes:
         prompts: By layer; None where a layer has no prompt. Set before a forward pass.
-        prompt: Of the layer that is being computed; `mpt.model.layers` puts it there, also where a layer is recomputed.
+        prompt: Of the layer that is being computed; `mpt.model.stack` puts it there, also where a layer is recomputed.
         called: Layers that the current forward pass has called so far.
         captured: When a list, every layer appends the (keys, values) of its text: real ones to start prompts from.
         attentions: When a list, every attention module that is called appends itself.
@@ -92,7 +92,7 @@ def prompted_attention(
     """Attention over a layer's prompt and the text.
 
     Args:
-        module: The attention module; `mpt.model.layers` has tied it to an `Injection`.
+        module: The attention module; `mpt.model.stack` has tied it to an `Injection`.
         query: Queries of the text.
         key: Keys of the text, positions already applied.
         value: Values of the text.
@@ -120,7 +120,7 @@ def attend(
     """Attention over the prompt of the layer that is being computed, and the text.
 
     Args:
-        module: The attention module; `mpt.model.layers` has tied it to an `Injection`.
+        module: The attention module; `mpt.model.stack` has tied it to an `Injection`.
         query: Queries of the text.
         key: Keys of the text.
         value: Values of the text.

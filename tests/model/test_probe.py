@@ -4,7 +4,7 @@ from common.backbones import KINDS
 from common.prompts import random_batch, states_by_row, tagger_of
 
 from mpt.errors import BackboneError
-from mpt.model import bank, injection, layers
+from mpt.model import bank, injection, stack
 from mpt.model.probe import probe
 
 
@@ -25,13 +25,13 @@ def ignore_prompts(monkeypatch):
     """Makes layers drop their prompt and say nothing, as some models do with past keys and values."""
 
     def ignore(*deaf):
-        run = layers._Layer._with_prompt
+        run = stack._Layer._with_prompt
 
         def sometimes(self, prompt, *args, **kwargs):
             number = self.injection.called - 1
             return run(self, None if number in deaf else prompt, *args, **kwargs)
 
-        monkeypatch.setattr(layers._Layer, "_with_prompt", sometimes)
+        monkeypatch.setattr(stack._Layer, "_with_prompt", sometimes)
 
     return ignore
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from mpt.errors import BackboneError
-from mpt.model import layers
+from mpt.model import stack
 from mpt.model.backbone import load_backbone
 
 LENGTHS = (9, 4, 1, 7)
@@ -114,7 +114,7 @@ def test_a_forward_pass_that_failed_leaves_nothing_behind(load, monkeypatch):
     tagger, batch = tagger_of(backbone, random_bank(backbone, (3, (1,)))), random_batch(backbone, *LENGTHS)
     expected = tagger.word_states(batch)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(layers._Layer, "_with_prompt", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(stack._Layer, "_with_prompt", lambda *args, **kwargs: 1 / 0)
         tagger.word_states(batch)
     assert torch.equal(tagger.word_states(batch), expected)
 
@@ -224,7 +224,7 @@ def _installed(folder, change=lambda model: None):
     register()
     model = AutoModel.from_pretrained(folder, attn_implementation=ATTENTION).eval()
     change(model)
-    return layers.install(model, reference=str(folder))
+    return stack.install(model, reference=str(folder))
 
 
 def test_a_backbone_of_one_layer(tmp_path):

@@ -29,7 +29,7 @@ OWN_ATTENTION = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
+class Stack:
     """A backbone's layers, ready for prompts.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Layer:
         return output
 
 
-def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Layers:
+def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Stack:
     """Tie a backbone, whose attention is `mpt.model.injection`'s, to prompts.
 
     Args:
@@ -105,7 +105,7 @@ def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Lay
     whole = _run(model, name)
     keys, injection.captured = injection.captured[0][0], None
     assert injection.called == len(layers), "every attention module was called by its own layer"
-    return Layers(
+    return Stack(
         injection=injection,
         trunk=trunk if _goes_on_from_states(model, trunk, whole, name) else None,
         text_keys=keys,
