@@ -48,10 +48,11 @@ def run(
     table = Table(title=f"{rows} texts of {pieces} pieces, {prompt_length} virtual tokens, {dtype}, {rounds} rounds")
     for column in ("family", "stock, ms", "with prompts, ms", "times the stock", "quartiles"):
         table.add_column(column, justify="right")
+    kind = DTYPES[named_arms(dtype, tuple(DTYPES), option="--dtype")[0]]
     ids = torch.randint(5, 1000, (rows, pieces), generator=torch.Generator().manual_seed(0))
     for name in named_arms(family, tuple(FAMILIES), option="--family"):
         config = AutoConfig.for_model(name, vocab_size=1000, max_position_embeddings=512, **SIZES, **FAMILIES[name])
-        steps = (stock_step(config, DTYPES[dtype], ids), prompted_step(config, DTYPES[dtype], ids, prompt_length))
+        steps = (stock_step(config, kind, ids), prompted_step(config, kind, ids, prompt_length))
         times = [[seconds(step) for step in steps] for _ in range(rounds + 2)][2:]
         ratios = [prompted / stock for stock, prompted in times]
         first, _, third = quantiles(ratios, n=4)

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common.prompts import random_batch
 from common.runs import run_pretrain, write_bert
 from safetensors.torch import load_file
 
 from mpt.errors import BackboneError, CheckpointError, MptError
+from mpt.model.tagger import Tagger
 from mpt.serving.saved import open_saved
-from mpt.training.checkpoint import find_checkpoint, latest, load_checkpoint, save_checkpoint
+from mpt.training.checkpoint import Checkpoint, find_checkpoint, latest, load_checkpoint, save_checkpoint
 
 
 def rewritten(world, folder, **changes):
@@ -54,6 +56,31 @@ def test_the_backbone_runs_as_in_training(world, tmp_path):
     run_pretrain(world, tmp_path / "run", training__steps=2, **changes)
     backbone = open_saved(tmp_path / "run").tagger.backbone
     assert (backbone.dtype, backbone.shifted, backbone.word_pieces.room) == (torch.bfloat16, True, 38)
+
+
+@pytest.mark.parametrize("kind", ["albert", "deberta", "deberta-v3", "glm", "gpt2"])
+def test_a_run_over_any_kind_of_backbone_scores_as_it_did(world, tiny_folder, tmp_path, monkeypatch, kind):
+    """Logits before saving and after loading have the same bits, recomputed layers or not."""
+    taggers, scored = [], []
+    build, collect = Tagger.__init__, Checkpoint.__init__
+
+    def noted(self, *args, **kwargs):
+        collect(self, *args, **kwargs)
+        scored.append((self.state["step"], logits(taggers[-1])))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tagger, "__init__", lambda self, *args: build(self, *args) or taggers.append(self))
+        patch.setattr(Checkpoint, "__init__", noted)
+        changes = {"training__steps": 2, "backbone__gradient_checkpointing": True}
+        run_pretrain(world, tmp_path / "run", backbone__reference=str(tiny_folder(kind)), **changes)
+    saved = open_saved(latest(tmp_path / "run"))
+    step, expected = scored[-1]
+    assert step == 2 and torch.equal(logits(saved.tagger), expected)
+
+
+def logits(tagger):
+    with torch.no_grad():
+        return tagger("people", random_batch(tagger.backbone, 9, 4))
 
 
 def test_prompted_layers_come_back(world, tmp_path):
