@@ -4,12 +4,13 @@ Values live here once; documentation and messages refer to them. The path of a m
 the configuration file.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mpt.errors import ConfigError, did_you_mean
 from mpt.strict_yaml import FieldErrors, Settings, load_model
@@ -17,6 +18,8 @@ from mpt.strict_yaml import FieldErrors, Settings, load_model
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+ROW_FIELDS = ("prompt", "optimizer", "training", "evaluation", "tuning", "head")
+"""Settings that may differ between the rows of a comparison."""
 
 
 class BackboneSettings(Settings):
@@ -236,18 +239,15 @@ class TransferEvaluationSettings(EvaluationSettings):
     dev_limit: Positive | None = 300
 
 
-class TransferSettings(StageSettings):
-    """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
-
-    Backbone and prompt shape are those of the pretrained checkpoint; what is trained in the prompt's place is not, and
-    starts at the pretrained prompt.
+class TrialSettings(StageSettings):
+    """How single tasks are trained, for transfer and for comparisons.
 
     Attributes:
         prompt: What is trained in the prompt's place.
         seeds: One run each: other shots, other head, other order.
-        head: "fresh" draws the head anew, "by-label" copies rows of pretrained heads whose label has the same name,
-            "from:TASK" copies the head of one pretrained task with the same labels.
-        baselines: "scratch" trains a fresh prompt, "head" a linear head on the bare backbone.
+        head: Of a method that starts from a pretrained prompt: "fresh" draws the head anew, "by-label" copies rows of
+            pretrained heads whose label has the same name, "from:TASK" copies the head of one pretrained task with the
+            same labels.
         tuning: Learning rates tried on dev.
         test: Score the test set, once, for every run that counts.
     """
@@ -257,9 +257,57 @@ class TransferSettings(StageSettings):
     evaluation: TransferEvaluationSettings = TransferEvaluationSettings()  # type: ignore[assignment]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
-    baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
     tuning: TuningSettings = TuningSettings()
     test: bool = True
+
+
+class TransferSettings(TrialSettings):
+    """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
+
+    Backbone and prompt shape are those of the pretrained checkpoint; what is trained in the prompt's place is not, and
+    starts at the pretrained prompt.
+
+    Attributes:
+        baselines: "scratch" trains a fresh prompt, "head" a linear head on the bare backbone.
+    """
+
+    baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
+
+
+class CompareRow(Settings):
+    """One row of a comparison's tables.
+
+    Attributes:
+        method: What is trained; see `mpt.methods`.
+        set: Settings of the comparison that differ in this row, by dotted path, as `--set` takes them.
+    """
+
+    method: str
+    set: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class CompareSettings(TrialSettings):
+    """Methods against tasks over seeds, tuned on dev with equal numbers of trials.
+
+    Attributes:
+        title: Heading of tables and figure.
+        manifest: Declares the tasks.
+        tasks: Tasks of the manifest; an empty list stands for all.
+        shots: Numbers of training examples, null for all; an empty list stands for each task's own.
+        backbone, prompt: Of all rows that do not start from a pretrained prompt.
+        pretrain: Configuration of a pretraining run, whose prompt "transfer" starts from; it is run first, into the
+            results folder. A run folder is taken as it is.
+        rows: By the name that the tables show.
+    """
+
+    title: str
+    manifest: Path
+    tasks: tuple[str, ...] = ()
+    shots: tuple[Positive | None, ...] = ()
+    backbone: BackboneSettings = BackboneSettings()
+    prompt: PromptSettings = PromptSettings()  # type: ignore[assignment]
+    pretrain: Path | None = None
+    rows: Annotated[dict[str, CompareRow], Field(min_length=1)]
 
 
 def load_pretrain_settings(path: Path, overrides: Sequence[str] = ()) -> PretrainSettings:
@@ -271,3 +319,29 @@ def load_pretrain_settings(path: Path, overrides: Sequence[str] = ()) -> Pretrai
 def load_transfer_settings(path: Path | None, overrides: Sequence[str] = ()) -> TransferSettings:
     """Read the configuration of transfer runs; None stands for an empty file, all defaults."""
     return load_model(path, TransferSettings, error=ConfigError, overrides=overrides, kind="configuration")
+
+
+def load_compare_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, CompareSettings]:
+    """Read the configuration of a comparison: the settings of each row by its name; paths as in pretraining.
+
+    Raises:
+        ConfigError: With every problem of the file, or with those of a row's own settings.
+    """
+    whole = load_model(path, CompareSettings, error=ConfigError, overrides=overrides)
+    return {name: _row_settings(path, name, row, overrides) for name, row in whole.rows.items()}
+
+
+def _row_settings(path: Path, name: str, row: CompareRow, overrides: Sequence[str]) -> CompareSettings:
+    own = [f"{field}={json.dumps(value)}" for field, value in row.set.items()]
+    fixed = [field for field in row.set if field.split(".")[0] not in ROW_FIELDS]
+    if fixed:
+        raise ConfigError(
+            f"{path}: rows.{name}.set: {', '.join(fixed)} cannot differ between rows. Those that can begin with "
+            f"{', '.join(ROW_FIELDS)}"
+        )
+    try:
+        settings = load_model(path, CompareSettings, error=ConfigError, overrides=[*overrides, *own])
+    except ConfigError as error:
+        raise ConfigError([f"{path}: rows.{name}.set: {problem}" for problem in error.problems]) from error
+    places = {field: path.parent / value for field in ("manifest", "pretrain") if (value := getattr(settings, field))}
+    return settings.model_copy(update=places)
