@@ -20,6 +20,7 @@ from mpt.stages.assembly import (
     tell,
 )
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
+from mpt.stages.start import start_from
 from mpt.stages.target_head import build_head
 from mpt.stages.trial import RESULT_FILE, Session, Trial, experiment_name, run_trial, written
 from mpt.stages.tuning import tuned
@@ -77,7 +78,7 @@ def transfer(
         if accelerator.is_main_process:
             open_run_folder(folder, given, resume=resume)
     session = Session(
-        saved=saved,
+        start=start_from(saved, settings.prompt),
         settings=settings,
         manifest=manifest,
         accelerator=accelerator,
@@ -109,12 +110,16 @@ def _facts(given: Mapping[str, bytes], tasks: Sequence[Task], shots: Sequence[in
 def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]]) -> list[Result]:
     """Every method of every task; a task's results are written when its methods are done, and all shown at the end."""
     results: list[Result] = []
+    start = session.start
+    pretrained = start.pretrained
+    methods = [*session.settings.baselines, *([] if pretrained is None else [TRANSFER])]
     for task, count in wanted:
-        for method in [*session.settings.baselines, TRANSFER]:
+        for method in methods:
             results += _run_method(session, task, count, method)
         with together(session.accelerator):
             _write(session, results)
-    session.console.print(comparison_table(results, title=f"from {session.saved.folder}"))
+    origin = start.backbone.identity.reference if pretrained is None else pretrained.folder
+    session.console.print(comparison_table(results, title=f"from {origin}"))
     return results
 
 
@@ -148,10 +153,10 @@ def _write(session: Session, results: Sequence[Result]) -> None:
     """Leave the results so far: a call that is cut off loses the run in progress only."""
     if not session.accelerator.is_main_process:
         return
-    identity = session.saved.checkpoint.identity
+    saved = session.start.pretrained
     record = {
         "stage": "transfer",
-        "init_from": {"folder": str(session.saved.folder), "tasks": list(identity["tasks"])},
+        "init_from": None if saved is None else {"folder": str(saved.folder), "tasks": list(saved.tasks)},
         "experiments": comparison_json(results),
         "runs": [asdict(result) for result in results],
     }

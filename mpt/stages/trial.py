@@ -10,20 +10,18 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from mpt.config import BackboneSettings, OptimizerSettings, PromptSettings, TransferSettings
+from mpt.config import OptimizerSettings, TransferSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import Task
-from mpt.evaluation.comparison import TRANSFER, Result
+from mpt.evaluation.comparison import Result
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
-from mpt.model.initialisation import initial_prompt
 from mpt.model.tagger import Tagger
-from mpt.serving.saved import SavedModel
-from mpt.stages.assembly import build_plan, encode_tasks, execute, keep_trunk, new_bank, sharing, tell
+from mpt.stages.assembly import build_plan, encode_tasks, execute, keep_trunk, sharing, tell
 from mpt.stages.identity import identity_of
-from mpt.stages.target_head import build_head
+from mpt.stages.start import Start, new_tagger
 from mpt.training.checkpoint import read_json
 from mpt.training.engines import Engine
 from mpt.training.loop import Progress
@@ -52,7 +50,7 @@ class Trial:
 class Session:
     """What all trials of a call share."""
 
-    saved: SavedModel
+    start: Start
     settings: TransferSettings
     manifest: Manifest
     accelerator: Accelerator
@@ -125,31 +123,26 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
     if trial.shots is not None:
         train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
         task = replace(task, splits={**task.splits, "train": train})
-    (encoded,), _ = encode_tasks([task], session.saved.tagger.backbone)
-    tagger = _new_tagger(session.saved, encoded, trial, settings)
+    start = session.start
+    (encoded,), _ = encode_tasks([task], start.backbone)
+    tagger = new_tagger(start, encoded, method=trial.method, seed=trial.seed, settings=settings)
     shapes = [] if tagger.bank is None else tagger.bank.shapes
-    backbone_settings = _backbone_settings(session.saved)
-    (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, backbone_settings, session.accelerator)
+    (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, start.backbone_settings, session.accelerator)
     tell(session.console, notices)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
-    saved = session.saved.checkpoint.identity
     identity = identity_of(
         tagger.backbone,
         shapes,
         [task],
         stage="transfer",
         settings=settings,
-        backbone_settings=backbone_settings,
-        prompt_settings=_prompt_settings(session.saved, settings),
+        backbone_settings=start.backbone_settings,
+        prompt_settings=start.prompt_settings,
         more={
             "method": trial.method,
             "shots": trial.shots,
             "head": settings.head,
-            "init_from": {
-                "stage": saved["stage"],
-                "tasks": list(saved["tasks"]),
-                "step": session.saved.checkpoint.step,
-            },
+            "init_from": start.origin,
             "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
         },
     )
@@ -182,31 +175,3 @@ def _fresh_folder(accelerator: Accelerator, folder: Path) -> None:
             if folder.exists():
                 remove_folder(folder)
             folder.mkdir(parents=True)
-
-
-def _new_tagger(saved: SavedModel, encoded: EncodedTask, trial: Trial, settings: TransferSettings) -> Tagger:
-    """The model that a method starts from."""
-    backbone, bank = saved.tagger.backbone, saved.tagger.bank
-    transferred = trial.method == TRANSFER
-    dropout = settings.training.head_dropout
-    mode = settings.head if transferred else "fresh"
-    head = build_head(saved, encoded.task, mode=mode, seed=trial.seed, dropout=dropout)
-    if trial.method == "head" or bank is None:
-        return Tagger(backbone, None, {encoded.task.name: head})
-    shape, prompting = bank.shapes[0], _prompt_settings(saved, settings)
-    prompt = bank.slots[0].detach().cpu()
-    if not transferred:
-        texts = [encoded.splits["train"]]
-        prompt = initial_prompt(backbone, shape, texts, initialisation=prompting.initialisation, seed=trial.seed)
-    return Tagger(backbone, new_bank(prompt, shape, prompting, seed=trial.seed), {encoded.task.name: head})
-
-
-def _prompt_settings(saved: SavedModel, settings: TransferSettings) -> PromptSettings:
-    """The pretrained prompt's, but for what is trained in its place."""
-    own = saved.checkpoint.identity["prompt"] | settings.prompt.model_dump()
-    return PromptSettings.model_validate(own, strict=False)
-
-
-def _backbone_settings(saved: SavedModel) -> BackboneSettings:
-    own = saved.checkpoint.identity["backbone"]
-    return BackboneSettings.model_validate({key: own[key] for key in BackboneSettings.model_fields if key in own})

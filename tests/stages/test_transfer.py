@@ -460,7 +460,7 @@ def test_settings_of_the_test_are_valid():
 
 @pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
 def test_a_network_behind_the_target_prompt_starts_at_the_pretrained_prompt(world, tmp_path, monkeypatch, kind):
-    made = spied(monkeypatch, "_new_tagger")
+    made = spied(monkeypatch, "new_tagger")
     changes = {"prompt__reparameterisation": kind, "prompt__hidden_size": 8, "seeds": (0,), "baselines": ()}
     run_transfer(world, tmp_path / "results", optimizer__prompt_learning_rate=1e-9, **changes)
     (_, _, tagger), *_ = made
