@@ -1,4 +1,4 @@
-"""The command line: `mpt validate`, `pretrain`, `transfer`, `evaluate`, `predict`, `export`, `import`, `quickstart`.
+"""The command line: `mpt validate`, `pretrain`, `transfer`, `compare`, `evaluate`, `predict`, and so on.
 
 A user's error is printed without a traceback and ends with status 2; a signal ends with 128 and its number (130 for
 Ctrl-C, 143 for SIGTERM). Anything else is a bug and keeps its traceback. torch is imported by the commands that need
@@ -96,6 +96,24 @@ def transfer(
         backbone=backbone,
         console=_console(),
     )
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Option(help="Configuration of the comparison.")],
+    out: Annotated[Path | None, typer.Option(help="Results folder; runs/compare_CONFIG when not given.")] = None,
+    resume: Annotated[
+        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
+    ] = "never",
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Compare methods on tasks over seeds: tables and a figure, a row at a time."""
+    from mpt.config import load_compare_settings
+
+    rows = load_compare_settings(config, overrides)
+    from mpt.stages.compare import compare as run
+
+    run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=_console())
 
 
 @app.command()

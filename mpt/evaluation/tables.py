@@ -20,6 +20,7 @@ class Run:
         metric: Name of the score.
         seed: Seed of the run.
         dev, test: Scores in [0, 1]; test is None where there is none or it was not asked for.
+        trials: Models trained to choose its learning rates.
         trained: Trained parameters, the head's included.
         seconds: Time of training.
         peak_memory_mib: Peak memory of the process up to then: of this run, or of a larger one before it.
@@ -31,6 +32,7 @@ class Run:
     seed: int
     dev: float
     test: float | None
+    trials: int
     trained: int
     seconds: float
     peak_memory_mib: float
@@ -50,6 +52,7 @@ class Cell:
         experiment: The experiment.
         metric: Split and name of the score.
         score: Mean and spread over seeds, in points of 100.
+        trials: Models trained to choose the learning rates.
         trained: Trained parameters.
         seconds: Mean time of training.
         peak_memory_mib: Largest peak.
@@ -59,6 +62,7 @@ class Cell:
     experiment: str
     metric: str
     score: Summary
+    trials: int
     trained: int
     seconds: float
     peak_memory_mib: float
@@ -76,6 +80,7 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
                 experiment=experiment,
                 metric=f"{'dev' if own[0].test is None else 'test'} {own[0].metric.replace('_', ' ')}",
                 score=summarise([run.score for run in own]),
+                trials=own[0].trials,
                 trained=own[0].trained,
                 seconds=sum(run.seconds for run in own) / len(own),
                 peak_memory_mib=max(run.peak_memory_mib for run in own),
@@ -92,10 +97,14 @@ def markdown(runs: Sequence[Run]) -> str:
     header = ["", *(f"{experiment}, {metrics[experiment]}" for experiment in experiments)]
     scores = [[row, *(_shown(found.get((row, experiment))) for experiment in experiments)] for row in rows]
     costs = [
-        [cell.row, cell.experiment, f"{cell.trained / MEGA:.3f}", f"{cell.seconds:.0f}", f"{cell.peak_memory_mib:.0f}"]
+        [
+            *(cell.row, cell.experiment, f"{cell.trained / MEGA:.3f}", str(cell.trials)),
+            *(f"{cell.seconds:.0f}", f"{cell.peak_memory_mib:.0f}"),
+        ]
         for cell in found.values()
     ]
-    cost_header = ["", "experiment", "trained parameters (millions)", "seconds of training", "peak memory (MiB)"]
+    cost_header = ["", "experiment", "trained parameters (millions)", "tuning trials", "seconds of training"]
+    cost_header += ["peak memory of the process (MiB)"]
     return _grid(header, scores) + "\n" + _grid(cost_header, costs)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, TransferSettings
+from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, TrialSettings
 from mpt.data.encoded import EncodedTask
 from mpt.evaluation.comparison import TRANSFER
 from mpt.model.backbone import Backbone
@@ -58,7 +58,7 @@ def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     )
 
 
-def new_tagger(start: Start, encoded: EncodedTask, *, method: str, seed: int, settings: TransferSettings) -> Tagger:
+def new_tagger(start: Start, encoded: EncodedTask, *, method: str, seed: int, settings: TrialSettings) -> Tagger:
     """The model that a method starts from."""
     backbone, prompting, task = start.backbone, start.prompt_settings, encoded.task
     dropout = settings.training.head_dropout

@@ -86,7 +86,7 @@ def transfer(
         console=console,
         folder=folder,
     )
-    results = _run_all(session, wanted)
+    results = _run_all(session, wanted, settings.baselines)
     console.print(f"results: {folder}", highlight=False)
     accelerator.end_training()
     return results
@@ -107,12 +107,12 @@ def _facts(given: Mapping[str, bytes], tasks: Sequence[Task], shots: Sequence[in
     return facts | {name: content.decode() for name, content in given.items()}
 
 
-def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]]) -> list[Result]:
+def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]], baselines: Sequence[str]) -> list[Result]:
     """Every method of every task; a task's results are written when its methods are done, and all shown at the end."""
     results: list[Result] = []
     start = session.start
     pretrained = start.pretrained
-    methods = [*session.settings.baselines, *([] if pretrained is None else [TRANSFER])]
+    methods = [*baselines, *([] if pretrained is None else [TRANSFER])]
     for task, count in wanted:
         for method in methods:
             results += _run_method(session, task, count, method)

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from mpt.config import OptimizerSettings, TransferSettings
+from mpt.config import OptimizerSettings, TrialSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest
 from mpt.data.splits import sample_sentences
@@ -19,7 +19,7 @@ from mpt.evaluation.comparison import Result
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
 from mpt.model.tagger import Tagger
-from mpt.stages.assembly import build_plan, encode_tasks, execute, keep_trunk, sharing, tell
+from mpt.stages.assembly import build_plan, cost_of, encode_tasks, execute, keep_trunk, sharing, tell
 from mpt.stages.identity import identity_of
 from mpt.stages.start import Start, new_tagger
 from mpt.training.checkpoint import read_json
@@ -51,7 +51,7 @@ class Session:
     """What all trials of a call share."""
 
     start: Start
-    settings: TransferSettings
+    settings: TrialSettings
     manifest: Manifest
     accelerator: Accelerator
     engine: Engine
@@ -86,6 +86,8 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
         "result": asdict(result),
         "best_step": progress.history[progress.best]["step"],
         "optimizer": trial.optimizer.model_dump(mode="json"),
+        "trained_parameters": sum(parameter.numel() for parameter in tagger.parameters()),
+        "cost": cost_of(progress, session.accelerator),
         "dev": dev.to_json(),
         "test": None if test is None else test.to_json(),
         "test_evaluations": 0 if test is None else 1,

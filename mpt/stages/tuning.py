@@ -10,6 +10,8 @@ from mpt.files import replace_durable, to_json
 from mpt.stages.trial import Session, Trial, experiment_name, train_trial, written
 from mpt.training.ranks import together
 
+TUNING_FILE = "tuning.json"
+
 
 def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
     """The learning rates with the best dev score; the settings' own when there is nothing to choose.
@@ -32,7 +34,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
             tuning.head_learning_rates or (optimizer.head_learning_rate,),
         )
     )
-    chosen = parent / "tuning.json"
+    chosen = parent / TUNING_FILE
     if (done := written(session, chosen)) is not None:
         return optimizer.model_copy(update=done["chosen"])
     trials: list[dict[str, float | None]] = []

@@ -11,6 +11,7 @@ def run(row, experiment, seed, test, **changes):
     facts = {
         "metric": "span_f1",
         "dev": 0.9,
+        "trials": 3,
         "trained": 150_000,
         "seconds": 10.0 + seed,
         "peak_memory_mib": 800.0 + seed,
@@ -46,9 +47,9 @@ def test_the_table_shows_scores_and_what_they_cost(runs):
         "| P-Tuning v2 | 60.0 | 25.0 |",
     ]
     assert costs.splitlines()[2:] == [
-        "| fine-tuning | a | 22.000 | 10 | 801 |",
-        "| P-Tuning v2 | a | 0.150 | 10 | 800 |",
-        "| P-Tuning v2 | b-100 | 0.150 | 10 | 800 |",
+        "| fine-tuning | a | 22.000 | 3 | 10 | 801 |",
+        "| P-Tuning v2 | a | 0.150 | 3 | 10 | 800 |",
+        "| P-Tuning v2 | b-100 | 0.150 | 3 | 10 | 800 |",
     ]
 
 
