@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from mpt.errors import BackboneError
 from mpt.model import stack
 from mpt.model.backbone import load_backbone
+from mpt.model.probe import probe
 
 LENGTHS = (9, 4, 1, 7)
 SIZES = {
@@ -233,3 +234,12 @@ def test_a_backbone_of_one_layer(tmp_path):
     batch = random_batch(backbone, 5)
     bare, prompted = (states_by_row(tagger_of(backbone, bank), batch)[0] for bank in (None, random_bank(backbone, 3)))
     assert not torch.allclose(bare, prompted)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_layers_of_groups_are_layers(tmp_path, groups):
+    """ALBERT's groups may hold several layers, and there may be several groups."""
+    sizes = {"num_hidden_groups": groups, "inner_group_num": 2}
+    backbone = load_backbone(str(tiny_backbone(tmp_path, "albert", **sizes)), dtype="float32")
+    assert backbone.num_layers == 2 * LAYERS
+    probe(backbone)
