@@ -6,6 +6,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AlbertConfig,
+    AutoConfig,
     AutoModel,
     BertConfig,
     BertTokenizer,
@@ -73,6 +74,14 @@ def tiny_backbone(folder: Path, kind: str, *, seed: int = 0, **config: object) -
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else parameter + 0.1 * noise)
     model.save_pretrained(folder)
+    return folder
+
+
+def tiny_model(folder: Path, family: str, **config: object) -> Path:
+    """Write a random model of any family that transformers knows, without a tokenizer, to see it refused."""
+    sizes = {"vocab_size": 99, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    sizes |= {"intermediate_size": 2 * HIDDEN, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
+    AutoModel.from_config(AutoConfig.for_model(family, **(sizes | config))).save_pretrained(folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pyarrow
-from common.backbones import tiny_backbone
+from common.backbones import tiny_model
 from common.runs import write_bert
 from pyarrow import parquet
 
@@ -399,16 +399,23 @@ CASES = (
     Case(
         topic="Backbone",
         what="A backbone that would ignore prompts",
-        change=lambda: tiny_backbone(Path("deaf"), "deberta-v2"),
+        change=lambda: tiny_model(Path("deaf"), "mpnet"),
         command=(*PRETRAIN, "--set", "backbone.reference=deaf"),
         parts=("prompts would be ignored", "BERT, RoBERTa"),
     ),
     Case(
         topic="Backbone",
-        what="Layers that share their weights",
-        change=lambda: tiny_backbone(Path("shared"), "albert"),
-        command=(*PRETRAIN, "--set", "backbone.reference=shared"),
-        parts=("shares attention modules", "Use a backbone without cross-layer sharing"),
+        what="A backbone whose attention changes scores in a way of its own",
+        change=lambda: tiny_model(Path("capped"), "gemma2", head_dim=8, num_key_value_heads=2),
+        command=(*PRETRAIN, "--set", "backbone.reference=capped"),
+        parts=("uses attention with softcap", "BERT, RoBERTa"),
+    ),
+    Case(
+        topic="Backbone",
+        what="An encoder-decoder",
+        change=lambda: tiny_model(Path("pair"), "t5", d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4),
+        command=(*PRETRAIN, "--set", "backbone.reference=pair"),
+        parts=("t5 is an encoder-decoder", "BERT, RoBERTa"),
     ),
     Case(
         topic="Backbone",

@@ -2,10 +2,10 @@ import threading
 
 import pytest
 import torch
-from common.backbones import KINDS, LAYERS, tiny_backbone
+from common.backbones import KINDS, LAYERS, tiny_backbone, tiny_model
 from common.prompts import random_bank, random_batch, rows_of, states_by_row, tagger_of
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from mpt.errors import BackboneError
 from mpt.model import stack
@@ -13,15 +13,6 @@ from mpt.model.backbone import load_backbone
 from mpt.model.probe import probe
 
 LENGTHS = (9, 4, 1, 7)
-SIZES = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
 
 
 def keys_of(backbone, batch, prompted):
@@ -140,13 +131,6 @@ def test_where_a_layer_reads_more_than_the_one_below_there_is_no_trunk(tiny_fold
 # What is refused
 
 
-def saved(folder, family, **changes):
-    """A folder with a tiny random model of a family, and no tokenizer."""
-    config = AutoConfig.for_model(family, **(SIZES | changes))
-    AutoModel.from_config(config).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
@@ -169,7 +153,7 @@ def saved(folder, family, **changes):
 )
 def test_backbones_that_cannot_be_prompted_are_refused(tmp_path, family, changes, message):
     with pytest.raises(BackboneError, match=message) as caught:
-        load_backbone(saved(tmp_path, family, **changes))
+        load_backbone(str(tiny_model(tmp_path, family, **changes)))
     assert str(tmp_path) in str(caught.value)
     assert "Use one that works: BERT, RoBERTa" in str(caught.value) and "docs/backbones.md" in str(caught.value)
 
