@@ -12,7 +12,7 @@ from mpt.errors import DataError, did_you_mean
 CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """Source: https://universaldependencies.org/format.html"""
 
-_DELIMITERS = {"tab": "\t", "space": " "}
+DELIMITERS = {"tab": "\t", "space": " "}
 _BLANK = " \t"
 _FIELD = re.compile(r"[^ \t]+")
 
@@ -65,7 +65,7 @@ def split_fields(line: str, delimiter: str) -> list[str]:
     """Cut a line into its columns."""
     if delimiter == "whitespace":
         return _FIELD.findall(line)
-    return line.split(_DELIMITERS.get(delimiter, delimiter))
+    return line.split(DELIMITERS.get(delimiter, delimiter))
 
 
 def replace_field(line: str, delimiter: str, column: int | None, value: str) -> str:
@@ -76,7 +76,7 @@ def replace_field(line: str, delimiter: str, column: int | None, value: str) -> 
         bounds = [match.span() for match in _FIELD.finditer(line)]
         start, end = bounds[column]
         return line[:start] + value + line[end:]
-    separator = _DELIMITERS.get(delimiter, delimiter)
+    separator = DELIMITERS.get(delimiter, delimiter)
     fields = line.split(separator)
     if column is None:
         fields.append(value)

@@ -51,6 +51,13 @@ def encode_examples(
         DataError: An example falls under a policy of "error"; names all of them.
     """
     if spec.kind.unit == "words":
-        return encode(sentences_of(examples), word_pieces, labels, long=spec.long_policy, no_piece=spec.no_piece)
+        return encode(
+            sentences_of(examples),
+            word_pieces,
+            labels,
+            long=spec.long_policy,
+            no_piece=spec.no_piece,
+            predicate=spec.predicate if spec.kind.predicate else None,
+        )
     texts = [example for example in examples if isinstance(example, TextExample)]
     return encode_texts(texts, word_pieces, labels, softmax_over=spec.kind.softmax_over, long=spec.long_policy)

@@ -16,6 +16,8 @@ class Sentence:
         path: The file it was read from.
         lines: Line number of each word in that file, counted from 1. Formats with one sentence a line repeat it.
         document: Number of document marks seen before it in that file; None where the source declares none.
+        predicate: Index of the word that the tags are about, in tasks that have one; a sentence with several predicates
+            is as many examples.
     """
 
     words: tuple[str, ...]
@@ -23,6 +25,7 @@ class Sentence:
     path: str
     lines: tuple[int, ...]
     document: int | None = None
+    predicate: int | None = None
 
     @property
     def where(self) -> str:
@@ -63,6 +66,11 @@ class TextExample:
 
 
 Example: TypeAlias = Sentence | TextExample
+
+
+def sentence_asks(example: Example) -> bool:
+    """Whether a word of a sentence is marked as its predicate."""
+    return isinstance(example, Sentence) and example.predicate is not None
 
 
 def sentences_of(examples: Collection[Example]) -> list[Sentence]:

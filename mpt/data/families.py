@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "classification", "choice"]
-Metric = Literal["span_f1", "accuracy", "macro_f1"]
+FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "srl", "classification", "choice"]
+Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1"]
 Unit = Literal["words", "text", "choices"]
 SoftmaxOver = Literal["labels", "window", "example"]
 """What scores are normalised over: the labels of a word, or one label's words of a window, or of an example."""
@@ -20,6 +20,7 @@ class Family:
         metrics: Figures that may judge it; the first is the default.
         formats: Layouts of files that hold such examples.
         spans: Whether tags stand for spans of words.
+        predicate: Whether one word of a sentence is marked as the predicate that its tags are about.
         columns: Names of a head's scores where they are no labels.
     """
 
@@ -27,6 +28,7 @@ class Family:
     metrics: tuple[Metric, ...]
     formats: tuple[str, ...]
     spans: bool = False
+    predicate: bool = False
     columns: tuple[str, ...] = ()
 
     @property
@@ -37,6 +39,8 @@ class Family:
     @property
     def noun(self) -> str:
         """What one example is called."""
+        if self.predicate:
+            return "predicate"
         return {"words": "sentence", "text": "text", "choices": "question"}[self.unit]
 
     @property
@@ -57,6 +61,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "chunk": _SPANS,
     "pos": _TAGS,
     "tag": _TAGS,
+    "srl": Family(unit="words", metrics=("srl_f1", "span_f1"), formats=("props", "jsonl"), spans=True, predicate=True),
     "classification": Family(unit="text", metrics=("accuracy", "macro_f1"), formats=("csv", "jsonl", "text")),
     "choice": Family(unit="choices", metrics=("accuracy",), formats=("jsonl",), columns=("choice",)),
 }

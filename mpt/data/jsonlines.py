@@ -136,7 +136,16 @@ def word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) ->
         raise DataError(blank)
     if tags is not None and len(tags) != len(words):
         raise DataError(f"{source.words_field} has {len(words)} items, {source.tags_field} has {len(tags)}")
-    return RawSentence(words=words, tags=tags, lines=(line,) * len(words))
+    predicate = None if source.predicate_field is None else _predicate(record, source.predicate_field, len(words))
+    return RawSentence(words=words, tags=tags, lines=(line,) * len(words), predicate=predicate)
+
+
+def _predicate(record: Mapping[str, Any], name: str, words: int) -> int | None:
+    """Index of the predicate; null stands for none."""
+    value = member(record, name)
+    if value is None or (type(value) is int and 0 <= value < words):  # a bool is no index
+        return value
+    raise DataError(f"{name} must be the number of a word, 0 to {words - 1}, or null, got {quoted(json.dumps(value))}")
 
 
 def _strings(record: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mpt.data.example import Example
+from mpt.data.example import Example, Sentence
 from mpt.data.schema import Split
 from mpt.data.splits import comparable
 from mpt.data.tasks import Task
@@ -112,4 +112,6 @@ def _index(sentences: Sequence[Example]) -> _Index:
 def _key(sentence: Example) -> _Key:
     """What two sentences are compared by; empty when they are too short to compare."""
     words = comparable(sentence.words)
+    if isinstance(sentence, Sentence) and sentence.predicate is not None:
+        return (*words, str(sentence.predicate)) if len(words) >= MIN_WORDS else ()
     return words if len(words) >= MIN_WORDS else ()

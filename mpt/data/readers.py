@@ -11,6 +11,7 @@ from mpt.data.columns import read_columns
 from mpt.data.example import Sentence
 from mpt.data.jsonlines import read_jsonl, read_jsonl_spans
 from mpt.data.parquet import read_parquet
+from mpt.data.props import check_predicates, read_props
 from mpt.data.slots import read_rasa, read_snips
 from mpt.data.source import Problems, RawSentence, SourceFormat, read_text, split_lines
 from mpt.data.tags import check_tags, fitting_schemes, to_bio, undeclared_tags
@@ -33,6 +34,7 @@ def _read_plain(text: str, source: SourceFormat, problems: Problems) -> Iterator
 _READERS = {
     "conll": read_columns,
     "conllu": read_columns,
+    "props": read_props,
     "jsonl": read_jsonl,
     "jsonl_spans": read_jsonl_spans,
     "snips": read_snips,
@@ -51,7 +53,8 @@ def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
     Returns:
         Sentences with BIO2 tags where the scheme is one of spans, the file's own tags where it is raw, None where the
         source carries no tags. `document` counts the document marks seen before a
-        sentence, so that it stays 0 when a declared `docstart` never occurs.
+        sentence, so that it stays 0 when a declared `docstart` never occurs. Where sentences have predicates, one a
+        predicate; a sentence without any is there once.
 
     Raises:
         DataError: The file is missing, undecodable, malformed or not what `source` declares; lists every problem with
@@ -60,6 +63,8 @@ def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
     problems = Problems(path)
     raw = _read(path, source, problems)
     _check_gold(raw, source, problems)
+    if source.has_predicates and not problems:
+        check_predicates(raw, problems)
     problems.raise_any()
     if cuts := sum(sentence.cuts for sentence in raw):
         _log.info("%s: words cut in two where an entity begins or ends inside them: %d", path, cuts)
@@ -127,4 +132,11 @@ def _finish(sentence: RawSentence, source: SourceFormat, path: str) -> Sentence:
     tags, scheme = sentence.tags, source.tag_scheme
     if tags is not None:
         tags = to_bio(tags, scheme, "begin" if source.repair == "error" else source.repair)  # was checked already
-    return Sentence(words=sentence.words, tags=tags, path=path, lines=sentence.lines, document=sentence.document)
+    return Sentence(
+        words=sentence.words,
+        tags=tags,
+        path=path,
+        lines=sentence.lines,
+        document=sentence.document,
+        predicate=sentence.predicate,
+    )

@@ -14,29 +14,30 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 from mpt.data.columns import CONLLU_COLUMNS
 from mpt.data.families import FAMILIES, Family, FamilyName, Metric
 from mpt.data.schema_source import Columns, Fields, Files, HubSource
-from mpt.data.source import Format
+from mpt.data.source import SPAN_FORMATS, Format
 from mpt.data.tags import Repair, Scheme
 from mpt.strict_yaml import FieldErrors, Settings
 
 Split = Literal["train", "dev", "test"]
+PredicateMark = Literal["suffix", "segment"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")  # the file holds character spans, so no tag scheme applies
 
 # Formats that a reading field has a meaning for; elsewhere a task may not set it, and `defaults` do not reach it.
 FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
-    "columns": ("conll", "conllu"),
-    "delimiter": ("conll", "csv"),
-    "comment_prefix": ("conll",),
-    "docstart": ("conll",),
+    "columns": ("conll", "conllu", "props"),
+    "delimiter": ("conll", "props", "csv"),
+    "comment_prefix": ("conll", "props"),
+    "docstart": ("conll", "props"),
     "fields": ("jsonl", "jsonl_spans", "parquet", "hub", "csv"),
     "quoted": ("csv",),
     "label_of": ("text",),
 }
 
-# Fields that have a meaning where words have tags, where examples have labels, and where a sentence has choices.
+# Fields that have a meaning where words have tags, examples labels, sentences choices or a predicate.
 WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
 LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
 CHOICE_FIELDS = ("questions",)
+PREDICATE_FIELDS = ("predicate",)
 
 
 def has_meaning(field: str, family: Family, form: str) -> bool:
@@ -47,6 +48,8 @@ def has_meaning(field: str, family: Family, form: str) -> bool:
         return family.unit == "words"
     if field in LABEL_FIELDS:
         return family.labelled
+    if field in PREDICATE_FIELDS:
+        return family.predicate
     return field not in CHOICE_FIELDS or family.unit == "choices"
 
 
@@ -90,6 +93,7 @@ class TaskSpec(Settings):
     label_map: dict[str, str | None] = Field(default_factory=dict)
     on_unseen_label: Literal["error", "map_to_o", "drop_sentence"] = "error"
     repair: Repair = "error"
+    predicate: PredicateMark = "suffix"
     long: Literal["window", "cut", "error"] | None = None
     no_piece: Literal["unknown", "error"] = "unknown"
     max_examples: PositiveInt | None = None
@@ -215,6 +219,8 @@ class TaskSpec(Settings):
                 problems[field] = f"has no meaning in {where}. Remove it."
         if self.format in ("conll", "conllu"):
             problems |= self._column_problems()
+        if self.format == "props":
+            problems |= self._props_problems()
         if self.kind.unit == "words":
             problems |= self._scheme_problems()
         if self.format == "text" and not self.label_of:
@@ -238,6 +244,8 @@ class TaskSpec(Settings):
         if self.long == wrong:
             instead = "window" if wrong == "cut" else "cut"
             problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
+        if kind.predicate and ("V" in self.label_map or "V" in self.label_map.values()):
+            problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
         if kind.unit == "choices" and self.questions and self.fields.question is None:
             problems["questions"] = "needs fields.question, the field whose value they stand for."
         return problems
@@ -261,15 +269,35 @@ class TaskSpec(Settings):
         if self.columns is None or (self.columns.word is None and not conllu):
             example = "{tag: upos}" if conllu else "{word: 0, tag: -1} (counted from 0; -1 is the last)"
             return {"columns": f"is required, for example columns: {example}."}
-        problems = {}
+        problems = {
+            f"columns.{name}": f"has no meaning in format {self.format}. Remove it."
+            for name in ("predicate", "arguments", "trailing")
+            if name in self.columns.model_fields_set
+        }
         tag = self.columns.tag
-        if isinstance(tag, str) and not (conllu and tag in CONLLU_COLUMNS):
+        if tag is None:
+            problems["columns.tag"] = "is required: the column of the tag."
+        elif isinstance(tag, str) and not (conllu and tag in CONLLU_COLUMNS):
             names = f" nor one of {', '.join(CONLLU_COLUMNS)}" if conllu else ""
             problems["columns.tag"] = f'"{tag}" is not a column number{names}.'
         if conllu and self.columns.word is not None:
             problems["columns.word"] = "in CoNLL-U the word is always FORM. Remove it."
         elif tag == self.columns.word:
             problems["columns.tag"] = "is the column of the word too. Give the column of the tag."
+        return problems
+
+    def _props_problems(self) -> dict[str, str]:
+        columns = self.columns
+        if columns is None or columns.word is None or columns.predicate is None or columns.arguments is None:
+            example = "{word: 1, predicate: 4, arguments: 6} (counted from 0; arguments is the first column of them)"
+            return {"columns": f"is required, for example columns: {example}."}
+        problems = {}
+        if columns.tag is not None:
+            problems["columns.tag"] = "has no meaning in format props. Remove it."
+        if not 0 <= columns.word < columns.arguments:
+            problems["columns.word"] = "must stand before the arguments, counted from 0."
+        if not columns.predicate < columns.arguments:
+            problems["columns.predicate"] = "must stand before the arguments, counted from 0."
         return problems
 
     def _label_problems(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, model_validator
 
 from mpt.strict_yaml import FieldErrors, Settings
 
@@ -67,13 +67,17 @@ class HubSource(Settings):
 
 
 class Columns(Settings):
-    """Where the word and its tag stand in a line, counted from 0; -1 is the last.
+    """Where the word and what is said of it stand in a line, counted from 0; in conll -1 is the last.
 
-    In CoNLL-U the word is always FORM, and the tag's column may be named.
+    In CoNLL-U the word is always FORM, and the tag's column may be named. In props `arguments` is the first of the
+    columns with a predicate's arguments, which end before `trailing` other ones.
     """
 
     word: int | None = None
-    tag: int | str
+    tag: int | str | None = None
+    predicate: NonNegativeInt | None = None
+    arguments: NonNegativeInt | None = None
+    trailing: NonNegativeInt = 0
 
 
 class Fields(Settings):
@@ -84,6 +88,7 @@ class Fields(Settings):
 
     tokens: str = "tokens"
     tags: str = "tags"
+    predicate: str = "predicate"
     text: FieldName = "text"
     spans: str = "spans"
     pair: FieldName | None = None

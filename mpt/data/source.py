@@ -12,10 +12,10 @@ from typing import Literal
 from mpt.data.tags import Repair, Scheme
 from mpt.errors import DataError, did_you_mean
 
-Format = Literal["conll", "conllu", "jsonl", "jsonl_spans", "parquet", "snips", "rasa", "text"]
+Format = Literal["conll", "conllu", "props", "jsonl", "jsonl_spans", "parquet", "snips", "rasa", "text"]
 
-SPAN_FORMATS = ("jsonl_spans", "snips", "rasa")
-"""Formats that mark entities by character spans and have no tags."""
+SPAN_FORMATS = ("props", "jsonl_spans", "snips", "rasa")
+"""Formats that mark spans by brackets or character offsets and have no tags."""
 
 MAX_FILE_BYTES = 1 << 30
 """A file is read in one piece; a larger one is most likely not a labelled data set."""
@@ -29,23 +29,28 @@ class SourceFormat:
     """The layout of one data file.
 
     Attributes:
-        format: conll (one word a line, blank line between sentences), conllu (CoNLL-U, ten columns), jsonl (an object
-            a line with words and tags), jsonl_spans (an object a line with text and character spans), snips and rasa
-            (their JSON documents), parquet (a row with words and tags), text (a sentence a line, no tags).
-        scheme: Scheme of the tags in the file. Formats with character spans have none and ignore it.
-        word_column: Column of the word in conll, counted from 0 or, if negative, from the end. In conllu the word is
-            always FORM.
+        format: conll (one word a line, blank line between sentences), conllu (CoNLL-U, ten columns), props (as conll,
+            with a column of brackets for each predicate), jsonl (an object a line with words and tags), jsonl_spans (an
+            object a line with text and character spans), snips and rasa (their JSON documents), parquet (a row with words
+            and tags), text (a sentence a line, no tags).
+        scheme: Scheme of the tags in the file. Formats that mark spans have none and ignore it.
+        word_column: Column of the word in conll and props, counted from 0 or, if negative, from the end. In conllu the
+            word is always FORM.
         tag_column: Column of the tag in conll and conllu, there also by name (`upos`, `xpos`). None: the file carries
             no tags.
-        delimiter: What separates columns of conll: `tab`, `space` (exactly one), `whitespace` (a run of spaces and
-            tabs) or one character. Quotes are plain characters.
-        comment_prefix: Lines of conll that begin with it are no words. None: no line is a comment.
-        docstart: Lines of conll that begin with this word mark a document; they are no words either.
+        predicate_column: Column of props that holds "-" where a word is no predicate.
+        argument_column: First of the columns of props with a predicate's arguments. None: they are not read.
+        trailing_columns: Columns of props behind them.
+        delimiter: What separates columns of conll and props: `tab`, `space` (exactly one), `whitespace` (a run of
+            spaces and tabs) or one character. Quotes are plain characters.
+        comment_prefix: Lines of conll and props that begin with it are no words. None: no line is a comment.
+        docstart: Lines of conll and props that begin with this word mark a document; they are no words either.
         encoding: A codec of Python, or `utf-8-surrogatepass` for UTF-8 with surrogate pairs in it (CESU-8), which are
             joined into the characters that they stand for. A byte order mark is ignored.
         repair: What to do with ill-formed tags, see `mpt.data.tags.to_bio`.
         words_field: Field of the words in jsonl.
         tags_field: Field of the tags in jsonl. None: the file carries no tags.
+        predicate_field: Field of jsonl with the index of the predicate. None: sentences have none.
         text_field: Field of the text in jsonl_spans.
         spans_field: Field of the spans in jsonl_spans. None: the file carries no tags; then those of snips and rasa are
             not read either.
@@ -55,6 +60,9 @@ class SourceFormat:
     scheme: Scheme = "raw"
     word_column: int | str = 0
     tag_column: int | str | None = None
+    predicate_column: int = 0
+    argument_column: int | None = None
+    trailing_columns: int = 0
     delimiter: str = "whitespace"
     comment_prefix: str | None = None
     docstart: str | None = None
@@ -62,6 +70,7 @@ class SourceFormat:
     repair: Repair = "error"
     words_field: str = "tokens"
     tags_field: str | None = "tags"
+    predicate_field: str | None = None
     text_field: str = "text"
     spans_field: str | None = "spans"
 
@@ -70,9 +79,14 @@ class SourceFormat:
         """Scheme of the tags that a reader of this format yields; character spans become BIO2 right away."""
         return "iob2" if self.format in SPAN_FORMATS else self.scheme
 
+    @property
+    def has_predicates(self) -> bool:
+        """Whether tags are about a predicate."""
+        return self.format == "props" or self.predicate_field is not None
+
     def without_tags(self) -> "SourceFormat":
         """Return the layout of the same file, its tags left unread, for prediction."""
-        return replace(self, tag_column=None, tags_field=None, spans_field=None)
+        return replace(self, tag_column=None, argument_column=None, tags_field=None, spans_field=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +100,7 @@ class RawSentence:
         text: The running text that the words were cut from; None where the file has words.
         document: Number of document marks seen before it; None where the source declares none.
         cuts: Words that were cut in two because a character span begins or ends inside them.
+        predicate: Index of the word that the tags are about; None where none is marked.
     """
 
     words: tuple[str, ...]
@@ -94,6 +109,7 @@ class RawSentence:
     text: str | None = None
     document: int | None = None
     cuts: int = 0
+    predicate: int | None = None
 
 
 class Problems:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mpt.data.example import Example
+from mpt.data.example import Example, sentence_asks
 from mpt.data.families import Metric
 from mpt.data.files import find_files, verify_digests
 from mpt.data.hub import read_hub
@@ -29,7 +29,7 @@ class Task:
 
     Attributes:
         name: Its name in the manifest.
-        family: ner, slots, chunk, pos or tag.
+        family: As declared.
         scheme: Scheme of the tags in its files; `raw` where every word has a tag of its own.
         metric: What it is scored by.
         labels: The tags that its head scores. For spans O, then B- and I- of each type (BIO2), else the tags
@@ -76,6 +76,8 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     files, digests = task_files(manifest, name, splits)
     examples = _read(spec, files, _to_read(spec, splits))
     notices = _unmet_marks(examples, spec)
+    if spec.kind.predicate:
+        notices += _drop_without_predicate(examples)
     labels = spec.kind.columns
     if spec.kind.labelled:
         notices += rename_labels(examples, spec)
@@ -146,6 +148,9 @@ def source_format(spec: TaskSpec) -> SourceFormat:
         scheme=spec.tag_scheme,
         word_column=0 if columns is None or columns.word is None else columns.word,
         tag_column=None if columns is None else columns.tag,
+        predicate_column=0 if columns is None else columns.predicate or 0,
+        argument_column=None if columns is None else columns.arguments,
+        trailing_columns=0 if columns is None else columns.trailing,
         delimiter=spec.delimiter,
         comment_prefix=spec.comment_prefix,
         docstart=spec.docstart,
@@ -153,6 +158,7 @@ def source_format(spec: TaskSpec) -> SourceFormat:
         repair=spec.repair,
         words_field=spec.fields.tokens,
         tags_field=spec.fields.tags,
+        predicate_field=spec.fields.predicate if spec.kind.predicate and spec.format == "jsonl" else None,
         text_field=str(spec.fields.text),
         spans_field=spec.fields.spans,
     )
@@ -210,6 +216,15 @@ def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
     return [f'docstart "{spec.docstart}" does not occur in {", ".join(unmet)}.'] if unmet else []
 
 
+def _drop_without_predicate(examples: Examples) -> list[str]:
+    """Leave out sentences in which no word is marked: they ask nothing."""
+    asking = {split: [it for it in them if sentence_asks(it)] for split, them in examples.items()}
+    left_out = [f"{len(them) - len(asking[split]):,} of {split}" for split, them in examples.items()]
+    changed = any(len(asking[split]) < len(them) for split, them in examples.items())
+    examples.update(asking)
+    return [f"sentences without a predicate, which give no example: {', '.join(left_out)}."] if changed else []
+
+
 def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | None) -> list[str]:
     """Take a split out of train that has no source of its own."""
     if fraction is None:
@@ -218,7 +233,7 @@ def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | No
     examples["train"], examples[split] = split_dev(examples["train"], fraction, by_document=by_document)
     taken, train = len(examples[split]), len(examples["train"])
     share = taken / (taken + train)
-    by = "document" if by_document else spec.kind.noun
+    by = "document" if by_document else "sentence" if spec.kind.unit == "words" else spec.kind.noun
     return [f"{split} is {taken:,} {spec.kind.noun}s ({share:.1%}) taken out of train by {by}; train keeps {train:,}."]
 
 

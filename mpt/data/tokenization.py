@@ -12,11 +12,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int32, Int64, UInt8
 
 from mpt.data.encoded import EncodedSplit, places_of
 from mpt.data.example import Sentence
 from mpt.data.ragged import ranges, starts_of
+from mpt.data.schema import PredicateMark
 from mpt.errors import DataError
 
 NOTICES_SHOWN = 3  # examples per kind of notice; the count is always given
@@ -40,6 +41,7 @@ class WordPieces:
         suffix: Special piece ids after the text.
         between: Special piece ids between the texts of a pair.
         second_segment: Segment (token type) of a pair's second text, and of the specials behind it.
+        segments: Segments that the backbone tells apart; 0 for none.
         unknown: Id for a word that the tokenizer turns into nothing.
         pad: Id that fills rows up.
         room: Most pieces of text in a window, specials not counted.
@@ -52,6 +54,7 @@ class WordPieces:
     suffix: tuple[int, ...]
     between: tuple[int, ...] = ()
     second_segment: int = 0
+    segments: int = 0
     unknown: int | None
     pad: int
     room: int
@@ -66,6 +69,7 @@ def encode(
     *,
     long: str = "window",
     no_piece: str = "unknown",
+    predicate: PredicateMark | None = None,
 ) -> tuple[EncodedSplit, list[str]]:
     """Tokenise sentences and cut them into windows.
 
@@ -75,23 +79,30 @@ def encode(
         labels: The task's labels; None leaves the tags aside.
         long: "window" covers a sentence that does not fit by several windows, "error" refuses it.
         no_piece: "unknown" gives a word without word pieces the unknown piece, "error" refuses it.
+        predicate: How a sentence's predicate is shown: "suffix" closes every window with it, as the second text of a
+            pair; "segment" gives its pieces the second segment. None where sentences have none.
 
     Returns:
         The windows, and notices for the user: what was windowed, replaced or cut, with counts and first places.
 
     Raises:
-        DataError: A policy is "error" and a sentence or word falls under it; all of them are named, as file:line.
+        DataError: A policy is "error" and a sentence or word falls under it; all of them are named, as file:line. Or
+            the backbone could not see the predicate.
     """
-    findings = _Findings(room=word_pieces.room)
+    _check_seen(predicate, word_pieces)
+    findings = _Findings(room=word_pieces.room, predicate=predicate)
     chunks = [
-        _encode_chunk(sentences[start : start + CHUNK], word_pieces, findings)
+        _encode_chunk(sentences[start : start + CHUNK], word_pieces, predicate, findings)
         for start in range(0, len(sentences), CHUNK)
     ] or [_NOTHING]
     findings.enforce(long=long, no_piece=no_piece, has_unknown=word_pieces.unknown is not None)
-    pieces, window_pieces, positions, window_words, windows_of = map(np.concatenate, zip(*chunks, strict=True))
+    pieces, window_pieces, segments, positions, window_words, windows_of = map(
+        np.concatenate, zip(*chunks, strict=True)
+    )
     split = EncodedSplit(
         pieces=pieces.astype(np.int32),
         piece_starts=starts_of(window_pieces),
+        segments=segments.astype(np.uint8) if len(segments) else None,
         positions=positions.astype(np.int32),
         word_starts=starts_of(window_words),
         labels=None if labels is None else _label_ids(sentences, labels),
@@ -106,23 +117,41 @@ class _Chunk(NamedTuple):
 
     pieces: Int[np.ndarray, " pieces"]
     window_pieces: Int[np.ndarray, " windows"]
+    segments: Int[np.ndarray, " pieces"] | Int[np.ndarray, " 0"]  # none where all pieces are in the first
     positions: Int[np.ndarray, " words"]
     window_words: Int[np.ndarray, " windows"]
     windows: Int[np.ndarray, " sentences"]
 
 
-_NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 5)
+_NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 6)
 
 
-def _encode_chunk(sentences: Sequence[Sentence], word_pieces: WordPieces, findings: "_Findings") -> _Chunk:
+def _check_seen(predicate: PredicateMark | None, word_pieces: WordPieces) -> None:
+    """Refuse a backbone whose words would not learn of the predicate."""
+    if predicate == "segment" and word_pieces.segments < 2:
+        raise DataError(
+            "predicate: segment marks the predicate by its segment (token type), of which this backbone has "
+            f"{word_pieces.segments}. Set predicate: suffix, or use a backbone with two, such as BERT"
+        )
+    if predicate == "suffix" and word_pieces.last_piece:
+        raise DataError(
+            "predicate: suffix puts the predicate behind the sentence, where the words of a causal backbone do not see "
+            "it. Use a backbone that reads in both directions"
+        )
+
+
+def _encode_chunk(
+    sentences: Sequence[Sentence], word_pieces: WordPieces, predicate: PredicateMark | None, findings: "_Findings"
+) -> _Chunk:
     """Tokenise some sentences and cut them into windows, in whole arrays."""
-    words = _Words(sentences, word_pieces, findings)
-    cover, windows_of = _cover(words.counts, words.sentence_starts, word_pieces.room)
+    words = _Words(sentences, word_pieces, predicate, findings)
+    cover, windows_of = _cover(words.counts, words.sentence_starts, words.rooms)
     first, last, begin, end = cover.T
     piece_starts = starts_of(words.counts)
     text = piece_starts[last] - piece_starts[first]
     before, after = len(word_pieces.prefix), len(word_pieces.suffix)
-    window_starts = starts_of(text + before + after)
+    owners = np.repeat(np.arange(len(sentences)), windows_of) if predicate is not None else None
+    window_starts = starts_of(text + before + after + (words.reminders[owners] if predicate == "suffix" else 0))
     pieces = np.empty(window_starts[-1], dtype=np.int32)
     shown = ranges(first, last - first)
     pieces[ranges(window_starts[:-1] + before, text)] = words.pieces[ranges(words.starts[shown], words.counts[shown])]
@@ -130,9 +159,40 @@ def _encode_chunk(sentences: Sequence[Sentence], word_pieces: WordPieces, findin
         pieces[window_starts[:-1] + column] = piece
     for column, piece in enumerate(word_pieces.suffix):
         pieces[window_starts[1:] - after + column] = piece
+    segments = np.zeros(0, dtype=np.uint8)
+    if predicate == "suffix":
+        segments = _remind(pieces, window_starts[1:] - after, words, owners, word_pieces)
+    elif predicate == "segment":
+        segments = np.zeros(len(pieces), dtype=np.uint8)
+        marked = words.predicates[owners]
+        seen = (first <= marked) & (marked < last)
+        starts = window_starts[:-1] + before + piece_starts[marked] - piece_starts[first]
+        segments[ranges(starts[seen], words.counts[marked[seen]])] = 1
+        findings.unmarked += [sentences[owner].where for owner in np.unique(owners[~seen]).tolist()]
     scored = piece_starts[1:] - 1 if word_pieces.last_piece else piece_starts[:-1]
     positions = scored - np.repeat(piece_starts[first] - before, end - begin)
-    return _Chunk(pieces, np.diff(window_starts), positions.astype(np.int32), end - begin, windows_of)
+    return _Chunk(pieces, np.diff(window_starts), segments, positions.astype(np.int32), end - begin, windows_of)
+
+
+def _remind(
+    pieces: Int32[np.ndarray, " pieces"],
+    ends: Int64[np.ndarray, " windows"],
+    words: "_Words",
+    owners: Int64[np.ndarray, " windows"],
+    word_pieces: WordPieces,
+) -> UInt8[np.ndarray, " pieces"] | UInt8[np.ndarray, " 0"]:
+    """Put the predicate of each window's sentence before `ends`, as a pair's second text; return the segments."""
+    between = word_pieces.between
+    counts = words.reminders[owners] - len(between)
+    starts = ends - counts
+    for column, piece in enumerate(between):
+        pieces[starts - len(between) + column] = piece
+    pieces[ranges(starts, counts)] = words.pieces[ranges(words.starts[words.predicates[owners]], counts)]
+    if not word_pieces.second_segment:
+        return np.zeros(0, dtype=np.uint8)
+    segments = np.zeros(len(pieces), dtype=np.uint8)
+    segments[ranges(starts, counts + len(word_pieces.suffix))] = word_pieces.second_segment
+    return segments
 
 
 class _Words:
@@ -145,9 +205,18 @@ class _Words:
         counts: Pieces of each word: at least one, at most what a window holds.
         starts: Where they begin in `pieces`.
         pieces: Piece ids of the different words.
+        predicates: The word that is each sentence's predicate; its first where sentences have none.
+        reminders: Pieces that show it behind the text, those before it included.
+        rooms: Pieces of text that a window of each sentence has room for.
     """
 
-    def __init__(self, sentences: Sequence[Sentence], word_pieces: WordPieces, findings: "_Findings") -> None:
+    def __init__(
+        self,
+        sentences: Sequence[Sentence],
+        word_pieces: WordPieces,
+        predicate: PredicateMark | None,
+        findings: "_Findings",
+    ) -> None:
         self.sentence_starts = starts_of(np.array([len(sentence.words) for sentence in sentences]))
         numbers: dict[str, int] = {}
         words = (numbers.setdefault(word, len(numbers)) for sentence in sentences for word in sentence.words)
@@ -161,18 +230,31 @@ class _Words:
         starts = starts_of(sizes)[:-1]
         starts[sizes == 0] = len(encoding.ids)
         self.starts = starts[which]
+        self.predicates = self.sentence_starts[:-1]
+        if predicate is not None:
+            self.predicates = self.predicates + [sentence.predicate or 0 for sentence in sentences]
+        self.rooms = np.full(len(sentences), word_pieces.room)
+        self.reminders = np.zeros(len(sentences), dtype=np.int64)
         self.counts = np.clip(sizes, 1, word_pieces.room)[which]
+        if predicate == "suffix":
+            between = len(word_pieces.between)
+            half = (word_pieces.room - between + 1) // 2  # a predicate so long is told as a word that is cut
+            self.reminders = between + np.minimum(self.counts[self.predicates], half)
+            self.rooms -= self.reminders
+            self.counts = np.minimum(self.counts, np.repeat(self.rooms, np.diff(self.sentence_starts)))
         findings.add(sentences, self, sizes[which])
 
 
 def _cover(
-    counts: Int64[np.ndarray, " words"], sentence_starts: Int64[np.ndarray, " sentences+1"], room: int
+    counts: Int64[np.ndarray, " words"],
+    sentence_starts: Int64[np.ndarray, " sentences+1"],
+    rooms: Int64[np.ndarray, " sentences"],
 ) -> tuple[Int64[np.ndarray, "windows 4"], Int64[np.ndarray, " sentences"]]:
     """The windows of all sentences, as `windows` gives them for one, and how many each sentence has."""
     begin, end = sentence_starts[:-1], sentence_starts[1:]
-    fits = np.add.reduceat(counts, begin) <= room
+    fits = np.add.reduceat(counts, begin) <= rooms
     long = np.flatnonzero(~fits)
-    several = [np.array(windows(counts[begin[i] : end[i]], room)) + begin[i] for i in long]
+    several = [np.array(windows(counts[begin[i] : end[i]], int(rooms[i]))) + begin[i] for i in long]
     owners = np.concatenate([np.flatnonzero(fits), np.repeat(long, [len(them) for them in several])])
     cover = np.concatenate([np.stack([begin, end, begin, end], axis=1)[fits], *several])
     return cover[np.argsort(owners, kind="stable")], np.bincount(owners, minlength=len(fits))
@@ -188,11 +270,12 @@ def _label_ids(sentences: Sequence[Sentence], labels: Sequence[str]) -> Int32[np
 class _Findings:
     """What is worth telling about the windows: places of words and sentences."""
 
-    def __init__(self, *, room: int) -> None:
-        self.room = room
+    def __init__(self, *, room: int, predicate: PredicateMark | None) -> None:
+        self.room = f"{room} word pieces" + (" less those of the predicate" if predicate == "suffix" else "")
         self.without_piece: list[str] = []
         self.windowed: list[str] = []
         self.cut_words: list[str] = []
+        self.unmarked: list[str] = []
 
     def add(self, sentences: Sequence[Sentence], words: _Words, sizes: Int64[np.ndarray, " words"]) -> None:
         """Note what stands out among some sentences, given how many pieces the tokenizer made of each word."""
@@ -204,11 +287,11 @@ class _Findings:
             return f"{it.path}:{it.lines[index]} {it.words[index]!r}"
 
         self.without_piece += [where(word) for word in np.flatnonzero(sizes == 0).tolist()]
-        self.cut_words += [where(word) for word in np.flatnonzero(sizes > self.room).tolist()]
+        self.cut_words += [where(word) for word in np.flatnonzero(sizes > words.counts).tolist()]
         totals = np.add.reduceat(words.counts, starts[:-1])
         self.windowed += [
             f"{sentences[i].where} ({len(sentences[i].words)} words, {totals[i]} word pieces)"
-            for i in np.flatnonzero(totals > self.room).tolist()
+            for i in np.flatnonzero(totals > words.rooms).tolist()
         ]
 
     def enforce(self, *, long: str, no_piece: str, has_unknown: bool) -> None:
@@ -225,8 +308,7 @@ class _Findings:
             ]
         if long == "error":
             problems += [
-                f"{where}: sentence is longer than the {self.room} word pieces the backbone takes. "
-                "Split it, or set long: window"
+                f"{where}: sentence is longer than the {self.room} the backbone takes. Split it, or set long: window"
                 for where in [*self.windowed, *self.cut_words]
             ]
         if problems:
@@ -235,9 +317,13 @@ class _Findings:
     def notices(self) -> list[str]:
         """What the user should know, one line a kind."""
         kinds = (
-            (self.windowed, f"sentences longer than {self.room} word pieces, read in overlapping windows"),
+            (self.windowed, f"sentences longer than {self.room}, read in overlapping windows"),
             (self.without_piece, "words without a word piece, read as the unknown piece"),
-            (self.cut_words, f"words longer than {self.room} word pieces, only their first pieces read"),
+            (self.cut_words, f"words longer than {self.room}, only their first pieces read"),
+            (
+                self.unmarked,
+                "sentences with windows without their predicate, which predicate: suffix puts into all",
+            ),
         )
         return [
             f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places

@@ -1,8 +1,9 @@
 """Predictions in the form of the file that they were made for.
 
-A column file comes back byte for byte with its tag column replaced, or with one appended when it had none; JSON lines
-come back with their tags or spans replaced. Running text (text, snips, rasa) becomes JSON lines with `text`, `words`,
-`tags` and `spans`. Gold is replaced and never stands beside predictions, so that neither is taken for the other.
+A column file comes back byte for byte with its tag column (or its columns of arguments) replaced, or with one appended
+when it had none; JSON lines come back with their tags or spans replaced. Running text (text, snips, rasa) becomes JSON
+lines with `text`, `words`, `tags` and `spans`. Gold is replaced and never stands beside predictions, so that neither is
+taken for the other.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from mpt.data.columns import delimiter_of, replace_field, split_fields, tag_column_of, word_column_of
 from mpt.data.example import Sentence
 from mpt.data.jsonlines import parse_json
+from mpt.data.props import props_lines
 from mpt.data.readers import read_untagged
 from mpt.data.source import (
     RawSentence,
@@ -45,8 +47,9 @@ def write_predictions(
 
     Args:
         path_in: The file that the sentences were read from. It is not changed.
-        source: Its layout. `tag_column`, `tags_field` or `spans_field` say what is replaced; None appends a column, or
-            a field `tags` or `spans`. Tags are written in `scheme`; io merges entities of one type that touch.
+        source: Its layout. `tag_column`, `argument_column`, `tags_field` or `spans_field` say what is replaced; None
+            appends a column, or a field `tags` or `spans`. Tags are written in `scheme`; io merges entities of one type
+            that touch.
         sentences: All sentences of the file, in order, as `read_sentences` gave them.
         tags: Predicted tags of each sentence: BIO2, or raw tags where the scheme is raw.
         path_out: Where to write, whole or not at all; an older file is replaced.
@@ -61,7 +64,9 @@ def write_predictions(
     refuse_input(path_in, path_out)
     raw = read_untagged(path_in, source)
     _check_same(path_in, raw, sentences)
-    if source.format in ("text", "snips", "rasa"):
+    if source.format == "props":
+        data = _replaced(path_in, source, props_lines(path_in, sentences, tags, source))
+    elif source.format in ("text", "snips", "rasa"):
         data = _encoded(_text_objects(path_in, source, raw, sentences, tags), "utf-8")
     else:
         lines = _object_lines if source.format in ("jsonl", "jsonl_spans") else _column_lines

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from mpt.data.families import Metric
 from mpt.errors import MptError
-from mpt.evaluation.metrics import Tags, all_spans, check_lengths
+from mpt.evaluation.metrics import Tags, check_lengths, scored_spans
 
 DRAWN_AT_A_TIME = 4_000_000
 """Sentences drawn into memory at a time, 16 bytes each. No result depends on it."""
@@ -22,8 +22,8 @@ def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Int[ndarray,
     """
     assert metric in get_args(Metric), metric
     check_lengths(gold, predicted)
-    if metric == "span_f1":
-        pairs = zip(all_spans(gold, "gold"), all_spans(predicted, "predicted"), strict=True)
+    if metric in ("span_f1", "srl_f1"):
+        pairs = zip(scored_spans(metric, gold, "gold"), scored_spans(metric, predicted, "predicted"), strict=True)
         rows = [(len(wanted & found), len(found - wanted), len(wanted - found)) for wanted, found in pairs]
     else:
         wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]

@@ -1,4 +1,4 @@
-"""Score predicted tags against gold: span F1 for span tasks, accuracy for raw tasks.
+"""Score predicted tags against gold: span F1 for span tasks, F1 over arguments for predicates, accuracy for raw tasks.
 
 There is one span F1. Gold and predictions are valid BIO2 (readers check the one, decoding makes the other), and on
 valid sequences conlleval, seqeval and seqeval's strict mode agree with the figures here. Ill-formed tags are refused,
@@ -18,6 +18,7 @@ from mpt.data.families import Metric
 from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
+from mpt.evaluation.roles import Argument, arguments, is_argument, role_of
 
 Tags: TypeAlias = Sequence[Sequence[str]]
 Confusion: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -70,6 +71,7 @@ class SpanScore:
     """Span F1 of one task.
 
     Attributes:
+        metric: `span_f1`, or `srl_f1` for arguments: the predicate is none, and one in several pieces is one.
         total: Counts over all types; their F1 is the headline.
         types: Counts by entity type, in label order.
         errors: Categories of the wrong spans.
@@ -77,19 +79,18 @@ class SpanScore:
             right; `NONE` for a missing partner.
         sentences: Sentences scored.
         words: Words scored.
+        with_predicates: Counts over all spans as they are tagged, the predicate's own and every piece of an argument
+            for itself; None but for `srl_f1`.
     """
 
+    metric: Metric = "span_f1"
     total: Counts
     types: Mapping[str, Counts]
     errors: SpanErrors
     confusion: Confusion
     sentences: int
     words: int
-
-    @property
-    def metric(self) -> Metric:
-        """The name of the headline figure."""
-        return "span_f1"
+    with_predicates: Counts | None = None
 
     @property
     def empty(self) -> bool:
@@ -113,11 +114,13 @@ class SpanScore:
 
     def to_json(self) -> dict[str, object]:
         """Return everything in JSON types, figures first."""
+        besides = {} if self.with_predicates is None else {"with_predicates": self.with_predicates.to_json()}
         return {
             "metric": self.metric,
             "primary": self.primary,
             "empty": self.empty,
             **self.total.to_json(),
+            **besides,
             "macro_f1": self.macro_f1,
             "macro_types": self.macro_types,
             "sentences": self.sentences,
@@ -197,7 +200,7 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     """Score a whole split of one task.
 
     Args:
-        metric: `span_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones.
+        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones.
         gold: The tags of every word of every sentence.
         predicted: As many tags for the same sentences in the same order.
         labels: The task's labels. They order the rows, and a label that occurs nowhere still gets a row.
@@ -209,9 +212,14 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     if metric not in known:
         raise MptError(f'metric "{metric}" is not one of {", ".join(known)}.{did_you_mean(metric, known)}')
     check_lengths(gold, predicted)
-    if metric == "span_f1":
-        return _score_spans(gold, predicted, labels)
+    if metric in ("span_f1", "srl_f1"):
+        return _score_spans(gold, predicted, labels, metric)
     return _score_tags(gold, predicted, labels, metric)
+
+
+def scored_spans(metric: Metric, tags: Tags, side: str) -> Iterator[frozenset[Span] | frozenset[Argument]]:
+    """Yield what span F1 (or F1 over arguments) counts of every sentence, refusing tags that are not valid BIO2."""
+    yield from all_spans(tags, side) if metric == "span_f1" else map(arguments, all_spans(tags, side))
 
 
 def all_spans(tags: Tags, side: str) -> Iterator[frozenset[Span]]:
@@ -245,25 +253,42 @@ def check_lengths(gold: Tags, predicted: Tags) -> None:
         raise MptError(problems[:20] + more)
 
 
-def _score_spans(gold: Tags, predicted: Tags, labels: Sequence[str]) -> SpanScore:
+def _score_spans(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric) -> SpanScore:
     pairs: Counter[tuple[str, str]] = Counter()
     right: Counter[str] = Counter()
     categories: Counter[str] = Counter()
-    for wanted, found in zip(all_spans(gold, "gold"), all_spans(predicted, "predicted"), strict=True):
+    for wanted, found in zip(
+        scored_spans(metric, gold, "gold"), scored_spans(metric, predicted, "predicted"), strict=True
+    ):
         right.update(span.type for span in wanted & found)
         for gold_span, span in pair_spans(wanted - found, found - wanted):
             pairs[gold_span.type if gold_span else NONE, span.type if span else NONE] += 1
             categories[category(gold_span, span)] += 1
     pairs.update({(name, name): count for name, count in right.items()})
-    names = _ordered([label[2:] for label in labels if label != "O"], pairs)
+    names = [label[2:] for label in labels if label != "O"]
+    if metric == "srl_f1":
+        names = [role_of(name) for name in names if is_argument(name)]
+    names = _ordered(names, pairs)
     types = _counts(names, right, pairs)
     return SpanScore(
+        metric=metric,
         total=_sum(types),
         types=types,
         errors=SpanErrors(**{field.name: categories[field.name] for field in fields(SpanErrors)}),
         confusion=_confusion([*names, NONE], pairs),
         sentences=len(gold),
         words=sum(map(len, gold)),
+        with_predicates=_tagged_counts(gold, predicted) if metric == "srl_f1" else None,
+    )
+
+
+def _tagged_counts(gold: Tags, predicted: Tags) -> Counts:
+    """Counts over the spans as they are tagged, whatever they stand for."""
+    pairs = list(zip(all_spans(gold, "gold"), all_spans(predicted, "predicted"), strict=True))
+    return Counts(
+        tp=sum(len(wanted & found) for wanted, found in pairs),
+        fp=sum(len(found - wanted) for wanted, found in pairs),
+        fn=sum(len(wanted - found) for wanted, found in pairs),
     )
 
 

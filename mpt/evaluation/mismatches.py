@@ -1,9 +1,13 @@
 """Sort the spans that a model got wrong into categories, and pair them with what they should have been."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 from mpt.data.tags import Span
+from mpt.evaluation.roles import Argument
+
+Scored = TypeVar("Scored", Span, Argument)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +37,12 @@ class SpanErrors:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def pair_spans(gold: frozenset[Span], predicted: frozenset[Span]) -> Iterator[tuple[Span | None, Span | None]]:
+def pair_spans(gold: frozenset[Scored], predicted: frozenset[Scored]) -> Iterator[tuple[Scored | None, Scored | None]]:
     """Pair the wrong spans of one sentence one to one, the closest first; None stands for a missing partner.
 
     Overlaps of one type are closest, then long overlaps, then the order in the sentence. Spans with equal borders
-    overlap nothing else, so they always find each other.
+    overlap nothing else, so they always find each other. An argument in several pieces reaches from its first to its
+    last.
     """
     overlaps = [(a, b) for a in gold for b in predicted if a.start < b.end and b.start < a.end]
     overlaps.sort(key=_closeness)
@@ -51,16 +56,16 @@ def pair_spans(gold: frozenset[Span], predicted: frozenset[Span]) -> Iterator[tu
     yield from ((None, b) for b in free_predicted)
 
 
-def _closeness(pair: tuple[Span, Span]) -> tuple[bool, int, int, int]:
+def _closeness(pair: tuple[Scored, Scored]) -> tuple[bool, int, int, int]:
     a, b = pair
     overlap = min(a.end, b.end) - max(a.start, b.start)
     return a.type != b.type, -overlap, a.start, b.start
 
 
-def category(gold: Span | None, predicted: Span | None) -> str:
+def category(gold: Scored | None, predicted: Scored | None) -> str:
     """Name the field of `SpanErrors` that a pair of wrong spans counts towards."""
     if gold is None or predicted is None:
         return "spurious" if gold is None else "missed"
-    if (gold.start, gold.end) == (predicted.start, predicted.end):
+    if replace(gold, type=predicted.type) == predicted:
         return "type"
     return "boundary" if gold.type == predicted.type else "both"

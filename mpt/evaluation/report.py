@@ -128,10 +128,12 @@ def _grids(report: Report) -> Iterator[_Grid]:
 
 
 def _summary(report: Report) -> _Grid:
-    rows, notes = (
-        [],
-        ["Score, in percent: micro F1 over spans (span_f1), right labels (accuracy) or macro F1."],
-    )
+    rows, notes = [], ["Score, in percent: micro F1 over spans (span_f1), right labels (accuracy) or macro F1."]
+    if any(task.score.metric == "srl_f1" for task in report.tasks):
+        notes.append(
+            "srl_f1: micro F1 over the arguments of predicates, as srl-eval.pl counts them: without the predicate "
+            "itself (V), and an argument in several pieces (C-) is one."
+        )
     for task in report.tasks:
         score = task.score
         total = score.total if isinstance(score, SpanScore) else None
@@ -139,6 +141,11 @@ def _summary(report: Report) -> _Grid:
         headline = _percent(score.primary) + ("*" if score.empty else "")
         precision, recall = (_percent(total.precision), _percent(total.recall)) if total else ("", "")
         rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
+    notes += [
+        f"{task.task} counted by tags, V and every C- as spans of their own: {_percent(task.score.with_predicates.f1)}."
+        for task in report.tasks
+        if isinstance(task.score, SpanScore) and task.score.with_predicates is not None
+    ]
     if len(report.tasks) > 1:
         rows.append((f"mean of {len(report.tasks)} tasks", "", _percent(report.mean), "", "", "", ""))
     notes.append("Macro F1: mean over the labels that occur in gold, their number in brackets.")

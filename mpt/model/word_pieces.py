@@ -60,6 +60,7 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
         suffix=suffix,
         between=between,
         second_segment=min(segment, max(segments - 1, 0)),
+        segments=segments,
         unknown=tokenizer.unk_token_id,
         pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         room=room,

@@ -8,7 +8,8 @@ from mpt.data.text_readers import TextSource
 from mpt.errors import ConfigError, did_you_mean
 from mpt.serving.predictor import Predictor
 
-FORMATS = tuple(name for name in get_args(Format) if name != "parquet")  # predictions are not written as Parquet
+# Predictions are not written as Parquet, and the columns of props are those of the training files.
+FORMATS = tuple(name for name in get_args(Format) if name not in ("parquet", "props"))
 
 
 def input_layout(
@@ -40,6 +41,8 @@ def input_layout(
                 f"{did_you_mean(name, formats)}"
             )
         return source if name is None else replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
+    if predictor.spec.kind.predicate:
+        return _with_predicates(source, name or source.format)
     if name is None and source.format in FORMATS:
         return source
     name = name or source.format
@@ -54,3 +57,16 @@ def input_layout(
             delimiter=delimiter,
         )
     return SourceFormat(format=cast(Format, name), scheme=predictor.spec.tag_scheme)
+
+
+def _with_predicates(source: SourceFormat, name: str) -> SourceFormat:
+    """The layout of the training files or, where these have columns, JSON lines as well."""
+    if name == source.format:
+        return source
+    if name == "jsonl":
+        return SourceFormat(format="jsonl", scheme="iob2", predicate_field="predicate")
+    formats = dict.fromkeys((source.format, "jsonl"))
+    raise ConfigError(
+        f'--format "{name}": this task has predicates, which are read from {" or ".join(formats)}. Leave --format out '
+        "for the layout of the training files"
+    )

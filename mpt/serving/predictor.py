@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpt.data.encoding import encode_examples
-from mpt.data.example import Example
+from mpt.data.example import Example, sentence_asks
 from mpt.data.readers import read_sentences
 from mpt.data.source import SourceFormat
 from mpt.data.tasks import source_format, text_source
@@ -38,18 +38,25 @@ class Predictor:
         """Predict one tag for every word.
 
         Returns:
-            The tags of each sentence (valid BIO2 for span tasks), and notices about long sentences and words that the
+            The tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to be asked
+            about), and notices about long sentences and words that the
             tokenizer knows nothing of.
         """
         tagger = self.saved.tagger
-        split, notices = encode_examples(examples, self.spec, tagger.backbone.word_pieces, None)
-        return predict_split(tagger, self.task, split, family=self.spec.kind), notices
+        kind = self.spec.kind
+        asked = [example for example in examples if not kind.predicate or sentence_asks(example)]
+        split, notices = encode_examples(asked, self.spec, tagger.backbone.word_pieces, None)
+        predicted = predict_split(tagger, self.task, split, family=kind)
+        if len(asked) == len(examples):
+            return predicted, notices
+        found = iter(predicted)
+        return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
 
     def predict_file(self, path_in: Path, source: SourceFormat | TextSource, path_out: Path) -> tuple[int, list[str]]:
         """Write a file's predictions in the file's own form; see `mpt.data.writers.write_predictions`.
 
         Returns:
-            The number of sentences, and notices.
+            The number of sentences (of predicates, where tags are about one), and notices.
 
         Raises:
             DataError: The file is not laid out as `source` says, or the output cannot be written.
