@@ -145,7 +145,7 @@ def predict(
         str | None,
         typer.Option(
             "--format",
-            help="text, conll, conllu, props, jsonl, jsonl_spans, snips, rasa or csv; as the training data when not given.",
+            help="text, conll, conllu, props, jsonl, jsonl_spans, snips, rasa or csv; as the training data if none.",
         ),
     ] = None,
     word_column: Annotated[int, typer.Option(help="With conll: column of the word, from 0.")] = 0,

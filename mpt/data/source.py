@@ -31,8 +31,8 @@ class SourceFormat:
     Attributes:
         format: conll (one word a line, blank line between sentences), conllu (CoNLL-U, ten columns), props (as conll,
             with a column of brackets for each predicate), jsonl (an object a line with words and tags), jsonl_spans (an
-            object a line with text and character spans), snips and rasa (their JSON documents), parquet (a row with words
-            and tags), text (a sentence a line, no tags).
+            object a line with text and character spans), snips and rasa (their JSON documents), parquet (a row with
+            words and tags), text (a sentence a line, no tags).
         scheme: Scheme of the tags in the file. Formats that mark spans have none and ignore it.
         word_column: Column of the word in conll and props, counted from 0 or, if negative, from the end. In conllu the
             word is always FORM.

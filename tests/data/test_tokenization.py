@@ -297,3 +297,100 @@ def test_pieces_of_a_word_do_not_depend_on_its_neighbours(load, kind):
     alone = [word_pieces.tokenizer.encode([word_pieces.before_word + word], **SPLIT_TEXT).ids for word in TEXT]
     together = word_pieces.tokenizer.encode([word_pieces.before_word + word for word in TEXT], **SPLIT_TEXT)
     assert together.ids == [piece for pieces in alone for piece in pieces]
+
+
+# Predicates
+
+
+def asking(*words, predicate, line=1):
+    return replace(sentence(*words, line=line), predicate=predicate)
+
+
+def test_the_predicate_closes_the_window_as_the_second_text_of_a_pair(bert):
+    asked = [asking("low", "new", predicate=1), asking("lowest", "the", "low", predicate=0)]
+    split, _ = encode(asked, bert, LABELS, predicate="suffix")
+    plain, _ = encode(asked, bert, LABELS)
+    pair = bert.tokenizer.encode(["lowest", "the", "low"], ["lowest"], is_pretokenized=True)
+    assert pieces_of(split, 1) == pair.ids
+    assert split.segments[split.piece_starts[1] :].tolist() == pair.type_ids
+    assert split.positions.tolist() == plain.positions.tolist() and split.labels.tolist() == plain.labels.tolist()
+    assert plain.segments is None
+
+
+def test_the_predicate_is_marked_by_its_segment(bert):
+    asked = [asking("low", "lowest", "new", predicate=1), asking("low", predicate=0)]
+    split, notices = encode(asked, bert, LABELS, predicate="segment")
+    plain, _ = encode(asked, bert, LABELS)
+    assert split.pieces.tolist() == plain.pieces.tolist() and split.positions.tolist() == plain.positions.tolist()
+    size = len(bert.tokenizer.encode("lowest", add_special_tokens=False).ids)
+    start = int(plain.positions[1])
+    expected = [0] * len(pieces_of(plain, 0))
+    expected[start : start + size] = [1] * size
+    assert split.segments.tolist() == [*expected, 0, 1, 0] and notices == []
+
+
+@given(words=st.lists(st.sampled_from(TEXT), min_size=1, max_size=60), data=st.data(), room=st.integers(12, 40))
+def test_every_window_shows_the_predicate_and_every_word_is_scored_at_itself(bert_pieces, words, data, room):
+    small = replace(bert_pieces, room=room)
+    predicate = data.draw(st.integers(0, len(words) - 1))
+    split, _ = encode([asking(*words, predicate=predicate)], small, LABELS, predicate="suffix")
+    plain, _ = encode([asking(*words, predicate=predicate)], replace(small, room=10_000), LABELS)
+    shown = small.tokenizer.encode(words[predicate], add_special_tokens=False).ids
+    end = [*small.between, *shown, *small.suffix]
+    for window in range(len(split)):
+        pieces = pieces_of(split, window)
+        assert pieces[-len(end) :] == end
+        assert len(pieces) <= room + len(small.prefix) + len(small.suffix)
+        own = split.segments[split.piece_starts[window] : split.piece_starts[window + 1]]
+        assert own.tolist() == [0] * (len(pieces) - len(shown) - 1) + [1] * (len(shown) + 1)
+    assert scored(split, small) == scored(plain, small)
+
+
+@pytest.fixture(scope="module")
+def bert_pieces(tmp_path_factory):
+    from common.backbones import tiny_backbone
+
+    from mpt.model.backbone import load_backbone
+
+    return load_backbone(str(tiny_backbone(tmp_path_factory.mktemp("bert"), "bert")), dtype="float32").word_pieces
+
+
+def test_windows_that_do_not_show_a_marked_predicate_are_told(bert):
+    long = asking(*["low"] * 100, predicate=0, line=7)
+    split, notices = encode([long], bert, LABELS, predicate="segment")
+    first = split.segments[: split.piece_starts[1]]
+    assert first.sum() == 1 and split.segments.sum() == 1
+    assert any("without their predicate" in notice and "f.txt:7" in notice for notice in notices)
+
+
+def test_a_predicate_that_leaves_no_room_is_cut_and_told(bert):
+    word = "low" * 33
+    split, notices = encode([asking("low", word, "new", predicate=1)], bert, LABELS, predicate="suffix")
+    assert int(split.window_pieces.max()) <= bert.room + len(bert.prefix) + len(bert.suffix)
+    assert any(notice.startswith("words longer than") and "less those of the predicate" in notice for notice in notices)
+    assert len(split.positions) == 3
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"])
+def test_segments_are_refused_where_there_are_none(load, kind):
+    with pytest.raises(
+        DataError, match=r"predicate: segment marks .* of which this backbone has [01]. Set predicate: suf"
+    ):
+        encode([asking("low", predicate=0)], load(kind).word_pieces, LABELS, predicate="segment")
+
+
+def test_a_suffix_is_refused_where_words_do_not_see_it(load):
+    with pytest.raises(DataError, match="causal backbone"):
+        encode([asking("low", predicate=0)], load("llama").word_pieces, LABELS, predicate="suffix")
+
+
+def test_without_segments_the_suffix_stands_alone(load):
+    word_pieces = load("roberta").word_pieces
+    split, _ = encode([asking("low", "new", predicate=1)], word_pieces, LABELS, predicate="suffix")
+    new = word_pieces.tokenizer.encode([" new"], is_pretokenized=True, add_special_tokens=False).ids
+    assert pieces_of(split, 0)[-len(new) - 1 - len(word_pieces.between) :] == [
+        *word_pieces.between,
+        *new,
+        *word_pieces.suffix,
+    ]
+    assert split.segments is None

@@ -10,11 +10,17 @@ from common.runs import manifest as tags_manifest
 from common.runs import quiet, run_pretrain, write_bert
 
 from mpt.data.manifest import load_manifest
+from mpt.data.props import read_props
+from mpt.data.source import Problems
 from mpt.data.tasks import load_tasks
+from mpt.errors import ConfigError
 from mpt.evaluation.evaluator import evaluate_task
+from mpt.evaluation.metrics import score
+from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved
 from mpt.stages.assembly import encode_tasks
+from mpt.stages.evaluate import evaluate
 from mpt.stages.transfer import transfer
 
 PLACES, PEOPLE = ("Kiev", "Lund", "Mons"), ("Ada", "Bob", "Cyd")
@@ -78,6 +84,105 @@ def mixed(world, tmp_path_factory):
         own, own.run, training__steps=60, training__micro_batches=3, evaluation__every_steps=30, prompt__dropout=0.0
     )
     return own, scores
+
+
+def write_roles(path, seed, count=60):
+    """Sentences of two verbs, one of them marked or both: places and people have their roles, whatever the verb."""
+    rng = Random(seed)
+    text = ""
+    for _ in range(count):
+        marked = rng.choice([(1,), (4,), (1, 4), ()])
+        words = [rng.choice(PEOPLE), "goes", rng.choice(PLACES), "and", "runs", rng.choice(PLACES)]
+        for index, word in enumerate(words):
+            role = "(ARG0*)" if index == 0 else "(ARGM-LOC*)" if word in PLACES else "*"
+            cells = ["(V*)" if index == predicate else role for predicate in marked]
+            text += "\t".join([word, "do" if index in marked else "-", *cells]) + "\n"
+        text += "\n"
+    path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def roles(world, tmp_path_factory):
+    """A run over a task of predicates and their arguments."""
+    from dataclasses import replace
+
+    folder = tmp_path_factory.mktemp("roles")
+    files = {split: f"{split}.props" for split in ("train", "dev", "test")}
+    for name in files.values():
+        write_roles(folder / name, name)
+    columns = {"word": 0, "predicate": 1, "arguments": 2}
+    spec = {"family": "srl", "format": "props", "delimiter": "tab", "columns": columns, "files": files}
+    declared = {"version": 1, "name": "roles", "root": ".", "tasks": {"roles": spec}}
+    (folder / "mixture.yaml").write_text(json.dumps(declared))
+    own = replace(world, data=folder, run=folder / "run")
+    scores = run_pretrain(own, own.run, training__steps=40, evaluation__every_steps=20, prompt__dropout=0.0)
+    return own, scores
+
+
+def test_roles_are_learnt_and_written_back_in_brackets(roles, tmp_path):
+    world, scores = roles
+    assert scores["roles"].metric == "srl_f1" and scores["roles"].primary > 0.9
+    saved = open_saved(world.run)
+    predictor = Predictor(saved, "roles")
+    text = world.data / "test.props"
+    bare = "".join("\t".join(line.split("\t")[:2]) + "\n" for line in text.read_text().splitlines())
+    (tmp_path / "bare.props").write_text(bare)
+    predictor.predict_file(tmp_path / "bare.props", predictor.source, tmp_path / "out.props")
+    assert [line.split("\t")[:2] for line in (tmp_path / "out.props").read_text().splitlines()] == [
+        line.split("\t")[:2] for line in text.read_text().splitlines()
+    ]
+    (task,), notices = load_tasks(load_manifest(world.data / "mixture.yaml"), splits=("test",))
+    assert any("sentences without a predicate, which give no example" in notice for notice in notices)
+    (encoded,), _ = encode_tasks([task], saved.tagger.backbone)
+    tags, _ = predictor.predict(task.splits["test"])
+    assert score("srl_f1", encoded.gold("test", range(len(tags))), tags, task.labels) == evaluate_task(
+        saved.tagger, encoded, "test"
+    )
+    found, lacking = Problems(tmp_path / "out.props"), ("O",) * 6
+    written = [one.tags for one in read_props((tmp_path / "out.props").read_text(), predictor.source, found)]
+    assert [one for one in written if one != lacking] == list(map(tuple, tags)) and not found
+
+
+def test_predictions_for_json_lines_name_the_predicate(roles, tmp_path):
+    world, _ = roles
+    predictor = Predictor(open_saved(world.run), "roles")
+    words = ["Ada", "goes", "Kiev"]
+    lines = [{"tokens": words, "predicate": 1}, {"tokens": words, "predicate": None}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    predictor.predict_file(tmp_path / "in.jsonl", input_layout(predictor, "jsonl"), tmp_path / "out.jsonl")
+    first, second = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert first["tags"][0] == "B-ARG0" and first["tags"][2] == "B-ARGM-LOC"
+    assert second["tags"] == ["O", "O", "O"]
+
+
+@pytest.mark.parametrize("name", ["conll", "text", "csv"])
+def test_a_layout_without_predicates_is_refused(roles, name):
+    world, _ = roles
+    predictor = Predictor(open_saved(world.run), "roles")
+    assert input_layout(predictor, None) == input_layout(predictor, "props") == predictor.source
+    with pytest.raises(ConfigError, match="which are read from props or jsonl"):
+        input_layout(predictor, name)
+
+
+def test_a_report_says_what_srl_f1_counts_and_what_tags_would(roles, tmp_path):
+    world, _ = roles
+    evaluate(
+        world.run,
+        world.data / "mixture.yaml",
+        tasks=[],
+        split="test",
+        out=tmp_path,
+        backbone=None,
+        against=world.run,
+        console=quiet(),
+    )
+    text = (tmp_path / "evaluation-test.md").read_text()
+    assert (
+        "as srl-eval.pl counts them" in text and "roles counted by tags, V and every C- as spans of their own" in text
+    )
+    (task,) = json.loads((tmp_path / "evaluation-test.json").read_text())["tasks"]
+    assert task["metric"] == "srl_f1" and task["with_predicates"]["support"] > task["support"]
+    assert "V" not in task["types"]
 
 
 def test_a_mixture_of_families_learns_all_of_them(mixed):
