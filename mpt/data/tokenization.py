@@ -89,7 +89,7 @@ def encode(
         DataError: A policy is "error" and a sentence or word falls under it; all of them are named, as file:line. Or
             the backbone could not see the predicate.
     """
-    _check_seen(predicate, word_pieces)
+    _check_seen(sentences, predicate, word_pieces)
     findings = _Findings(room=word_pieces.room, predicate=predicate)
     chunks = [
         _encode_chunk(sentences[start : start + CHUNK], word_pieces, predicate, findings)
@@ -126,17 +126,18 @@ class _Chunk(NamedTuple):
 _NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 6)
 
 
-def _check_seen(predicate: PredicateMark | None, word_pieces: WordPieces) -> None:
+def _check_seen(sentences: Sequence[Sentence], predicate: PredicateMark | None, word_pieces: WordPieces) -> None:
     """Refuse a backbone whose words would not learn of the predicate."""
+    where = sentences[0].path if sentences else "no sentence"
     if predicate == "segment" and word_pieces.segments < 2:
         raise DataError(
-            "predicate: segment marks the predicate by its segment (token type), of which this backbone has "
+            f"{where}: predicate: segment marks the predicate by its segment (token type), of which this backbone has "
             f"{word_pieces.segments}. Set predicate: suffix, or use a backbone with two, such as BERT"
         )
     if predicate == "suffix" and word_pieces.last_piece:
         raise DataError(
-            "predicate: suffix puts the predicate behind the sentence, where the words of a causal backbone do not see "
-            "it. Use a backbone that reads in both directions"
+            f"{where}: predicate: suffix puts the predicate behind the sentence, where the words of a causal backbone "
+            "do not see it. Use a backbone that reads in both directions"
         )
 
 
@@ -150,7 +151,7 @@ def _encode_chunk(
     piece_starts = starts_of(words.counts)
     text = piece_starts[last] - piece_starts[first]
     before, after = len(word_pieces.prefix), len(word_pieces.suffix)
-    owners = np.repeat(np.arange(len(sentences)), windows_of) if predicate is not None else None
+    owners = np.repeat(np.arange(len(sentences)), windows_of)
     window_starts = starts_of(text + before + after + (words.reminders[owners] if predicate == "suffix" else 0))
     pieces = np.empty(window_starts[-1], dtype=np.int32)
     shown = ranges(first, last - first)
@@ -232,7 +233,7 @@ class _Words:
         self.starts = starts[which]
         self.predicates = self.sentence_starts[:-1]
         if predicate is not None:
-            self.predicates = self.predicates + [sentence.predicate or 0 for sentence in sentences]
+            self.predicates = self.predicates + np.array([it.predicate or 0 for it in sentences], dtype=np.int64)
         self.rooms = np.full(len(sentences), word_pieces.room)
         self.reminders = np.zeros(len(sentences), dtype=np.int64)
         self.counts = np.clip(sizes, 1, word_pieces.room)[which]

@@ -18,7 +18,7 @@ from mpt.data.families import Metric
 from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
-from mpt.evaluation.roles import Argument, arguments, is_argument, role_of
+from mpt.evaluation.roles import Scored, arguments, is_argument, role_of
 
 Tags: TypeAlias = Sequence[Sequence[str]]
 Confusion: TypeAlias = Mapping[str, Mapping[str, int]]
@@ -217,7 +217,7 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     return _score_tags(gold, predicted, labels, metric)
 
 
-def scored_spans(metric: Metric, tags: Tags, side: str) -> Iterator[frozenset[Span] | frozenset[Argument]]:
+def scored_spans(metric: Metric, tags: Tags, side: str) -> Iterator[frozenset[Scored]]:
     """Yield what span F1 (or F1 over arguments) counts of every sentence, refusing tags that are not valid BIO2."""
     yield from all_spans(tags, side) if metric == "span_f1" else map(arguments, all_spans(tags, side))
 

@@ -2,12 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
 
-from mpt.data.tags import Span
-from mpt.evaluation.roles import Argument
-
-Scored = TypeVar("Scored", Span, Argument)
+from mpt.evaluation.roles import Scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

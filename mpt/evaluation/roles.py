@@ -11,6 +11,7 @@ Source:
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mpt.data.tags import Span
 
@@ -33,6 +34,10 @@ class Argument:
     end: int
     type: str
     pieces: tuple[tuple[int, int], ...]
+
+
+Scored: TypeAlias = Span | Argument
+"""What F1 counts: spans, or arguments."""
 
 
 def role_of(label: str) -> str:

@@ -43,6 +43,7 @@ Whatever ends in a traceback is a bug in mpt; please report it.
 The messages below come from running mpt on broken input; a test holds this page to them. `SHA-256` stands for a digest.
 """
 
+PROPS = "Ada - (A0*)\nsaw see (V*)\nBob - (A1*)\n"
 TRAIN = Path("data/people/train.txt")
 DEV = Path("data/people/dev.txt")
 MIXTURE = Path("data/mixture.yaml")
@@ -86,6 +87,20 @@ def texts(form, train, *, dev=None, **fields):
         Path("data/texts.txt" if split == "train" else "data/texts.txt.dev").write_text(content)
     files = {"train": "texts.txt", "dev": "texts.txt.dev"}
     edit(lambda tasks: tasks.update(texts={"family": "classification", "format": form, "files": files, **fields}))
+
+
+def predicates(train, **fields):
+    """Add a task of predicates with their arguments to the mixture."""
+    for split, content in (("train", train), ("dev", PROPS)):
+        Path(f"data/props.{split}").write_text(content)
+    spec = {
+        "family": "srl",
+        "format": "props",
+        "columns": {"word": 0, "predicate": 1, "arguments": 2},
+        "files": {"train": "props.train", "dev": "props.dev"},
+    }
+    declared = {name: value for name, value in (spec | fields).items() if value is not None}
+    edit(lambda tasks: tasks.update(props=declared))
 
 
 def insert_byte():
@@ -377,6 +392,71 @@ CASES = (
             "tasks.texts.scheme: has no meaning in family classification",
             "tasks.texts.long: window has no meaning in family classification. Use cut or error",
         ),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="Arguments inside an argument",
+        change=lambda: predicates("Ada - (A0*\nsaw see (V*)\nBob - *)\n\n" + PROPS.replace("(A1*)", "(A1(A2*))")),
+        parts=(
+            'data/props.train:2: column 2: "(V*)", yet (A0 of line 1 is open; arguments neither overlap nor nest',
+            'data/props.train:7: column 2: "(A1(A2*))" is none of *, (ROLE*, *) and (ROLE*)',
+        ),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="An argument that is not closed, and one that was not opened",
+        change=lambda: predicates(PROPS.replace("(A1*)", "(A1*") + "\n" + PROPS.replace("(A0*)", "*)")),
+        parts=(
+            "data/props.train:3: column 2: (A1 is not closed in its sentence",
+            'data/props.train:5: column 2: "*)" closes what was not opened',
+        ),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="Fewer columns than predicates",
+        change=lambda: predicates(PROPS.replace("Bob -", "Bob bob")),
+        parts=("data/props.train:1: 1 columns of arguments (from index 2) for 2 predicates", 'than "-" in column 1'),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="A predicate without its V, and one outside of it",
+        change=lambda: predicates(
+            PROPS.replace("(V*)", "*") + "\n" + PROPS.replace("(V*)", "(A1*)").replace("Bob - (A1*)", "Bob - (V*)")
+        ),
+        parts=(
+            'data/props.train:2: the predicate "saw" has 0 spans V among its arguments; it needs one',
+            'data/props.train:6: the predicate "saw" is not inside its V, which is "Bob"',
+        ),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="A role in dev that train does not have",
+        change=lambda: predicates(PROPS.replace("A0", "A2")),
+        parts=('data/props.dev:1: label "A0" (1x in dev, first here)', "to keep them write labels: ["),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="A predicate outside its sentence, in JSON lines",
+        change=lambda: predicates(
+            '{"tokens": ["Ada", "saw"], "tags": ["O", "B-V"], "predicate": 2}\n',
+            format="jsonl",
+            scheme="iob2",
+            columns=None,
+        ),
+        parts=('props.train:1: predicate must be the number of a word, 0 to 1, or null, got "2"',),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="Columns that are not declared",
+        change=lambda: predicates(PROPS, columns={"word": 0}),
+        parts=("tasks.props.columns: is required, for example columns: {word: 1, predicate: 4, arguments: 6}",),
+    ),
+    Case(
+        topic="Predicates and their arguments",
+        what="A predicate marked by its segment, which the backbone has not",
+        change=lambda: (write_bert(Path("single"), type_vocab_size=1), predicates(PROPS, predicate="segment")),
+        command=(*PRETRAIN, "--set", "backbone.reference=single"),
+        parts=("predicate: segment marks the predicate by its segment", "this backbone has 1. Set predicate: suffix"),
     ),
     Case(
         topic="Backbone",

@@ -9,6 +9,7 @@ from mpt.errors import ManifestError
 
 REPO = Path(__file__).parents[2]
 HEAD = "version: 1\nname: demo\n"
+SRL = {"family": "srl", "format": "props", "scheme": "", "columns": "{word: 0, predicate: 1, arguments: 2}"}
 TASK = "{family: ner, files: {train: a.tsv, dev: b.tsv}, columns: {word: 0, tag: 1}, scheme: iob2}"
 
 
@@ -78,6 +79,32 @@ def test_a_minimal_manifest_fills_in_the_defaults(load, tmp_path):
             {"format": "csv", "columns": ""},
             "t.format: family ner is read from conll, conllu, jsonl, parquet, hub, jsonl_spans",
         ),
+        ({"columns": "{word: 0}"}, "t.columns.tag: is required: the column of the tag."),
+        (
+            {"columns": "{word: 0, tag: 1, trailing: 1}"},
+            "t.columns.trailing: has no meaning in format conll. Remove it.",
+        ),
+        ({"predicate": "suffix"}, "t.predicate: has no meaning in family ner. Remove it."),
+        ({"format": "props"}, "t.format: family ner is read from conll"),
+        (
+            {**SRL, "columns": "{word: 0}"},
+            "t.columns: is required, for example columns: {word: 1, predicate: 4, argume",
+        ),
+        (
+            {**SRL, "columns": "{word: 5, predicate: 1, arguments: 2}"},
+            "t.columns.word: must stand before the arguments",
+        ),
+        (
+            {**SRL, "columns": "{word: 0, predicate: 2, arguments: 2}"},
+            "t.columns.predicate: must stand before the argum",
+        ),
+        (
+            {**SRL, "columns": "{word: 0, tag: 1, predicate: 1, arguments: 2}"},
+            "t.columns.tag: has no meaning in format",
+        ),
+        ({**SRL, "scheme": "iob2"}, "t.scheme: format props holds spans, not tags. Remove scheme."),
+        ({**SRL, "label_map": "{V: REL}"}, "t.label_map: V marks the predicate, which is no argument."),
+        ({**SRL, "predicate": "marker"}, 't.predicate: "marker" is not one of suffix, segment'),
         ({"scheme": ""}, "t.scheme: is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."),
         ({"scheme": "raw"}, "t.scheme: family ner is scored by span F1, which needs"),
         ({"family": "pos"}, "t.scheme: family pos has a tag for every word: scheme raw, or leave it out."),

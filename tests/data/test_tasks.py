@@ -289,6 +289,7 @@ SHIPPED = {
     },
     "open_slots": {"snips": (12406, 1378, 700, 39), "hwu64": (8964, 996, 1076, 54)},
     "open_pos": {"ud_ewt": (12544, 2001, 2077, 17)},
+    "open_srl": {"propbank_ewt": (40391, 4913, 4795, 60)},
     "open_classification": {
         "banking77": (9003, 1000, 3080, 77),
         "rt_polarity": (8636, 960, 1066, 2),
@@ -303,7 +304,7 @@ def test_the_open_manifests_read_the_published_data(name, monkeypatch):
         pytest.skip(f"no data in {DATA}; set MPT_DATA")
     monkeypatch.setenv("MPT_DATA", str(DATA))
     manifest = load_manifest(REPO / "data_manifests" / f"{name}.yaml")
-    tasks, _ = load_tasks(manifest, splits=("train", "dev", "test"))
+    tasks, notices = load_tasks(manifest, splits=("train", "dev", "test"))
     found = {
         task.name: (
             *(len(task.splits[split]) if split in task.splits else None for split in ("train", "dev", "test")),
@@ -316,12 +317,60 @@ def test_the_open_manifests_read_the_published_data(name, monkeypatch):
         boolq = next(task for task in tasks if task.name == "boolq")
         passages = [{it.inputs[0][1] for it in them} for them in boolq.splits.values()]
         assert not passages[0] & passages[1] and not passages[0] & passages[2] and not passages[1] & passages[2]
+    if name == "open_srl":
+        said = "sentences without a predicate, which give no example: 1,983 of train, 426 of dev, 523 of test."
+        assert notices == [f"propbank_ewt: {said}"]
+        assert sum("B-R-ARGM-ADJ" in one.tags for one in tasks[0].splits["test"]) == 1, "gold of test stays"
     if name == "open_ner":
         corpus = {task.name: task for task in tasks}
         assert "B-creative-work" in corpus["wnut17"].labels
         assert not {it.document for it in corpus["wikigold"].splits["train"]} & {
             it.document for it in corpus["wikigold"].splits["dev"]
         }
+
+
+SRL = {"family": "srl", "format": "props", "scheme": "", "columns": "{word: 0, predicate: 1, arguments: 2}"}
+PROPS = "Ada - (A0*) (A1*)\nsaw see (V*) *\nBob - (A1*) *\ngo go * (V*)\n\nYes -\n\nBo - *\nran run (V*)\n"
+
+
+def test_sentences_without_a_predicate_are_left_out_and_told(make):
+    task, notices = load_task(make({"train": PROPS, "dev": "go go (V*)\n"}, **SRL), "t")
+    assert [(it.words[it.predicate], it.words[0]) for it in task.splits["train"]] == [
+        ("saw", "Ada"),
+        ("go", "Ada"),
+        ("ran", "Bo"),
+    ]
+    assert notices == ["t: sentences without a predicate, which give no example: 1 of train, 0 of dev."]
+    assert (task.metric, task.scheme) == ("srl_f1", "iob2")
+    assert task.labels == ("O", "B-A0", "I-A0", "B-V", "I-V", "B-A1", "I-A1")
+
+
+def test_the_predicates_of_a_sentence_stay_on_one_side(make):
+    text = "".join(PROPS.replace("Ada", f"Ada{n}").replace("Bo -", f"Bo{n} -") + "\n" for n in range(20))
+    manifest = make({"train": text}, **SRL, files="{train: train}", dev_fraction="0.3")
+    task, notices = load_task(manifest, "t")
+    train, dev = ({it.words for it in task.splits[split]} for split in ("train", "dev"))
+    assert dev and not train & dev
+    assert any("taken out of train by sentence" in notice for notice in notices)
+
+
+def test_predicates_of_one_sentence_do_not_repeat_it(make):
+    from mpt.data.overlaps import find_overlaps
+
+    long = "a - * *\nb - * *\nc - * *\nd do (V*) *\ne be * (V*)\n"
+    task, _ = load_task(make({"train": long, "dev": "x do (V*)\n"}, **SRL), "t")
+    assert find_overlaps([task]) == []
+    task, _ = load_task(make({"train": f"{long}\n{long}", "dev": long}, **SRL), "t")
+    found = [(it.split, it.other_split, it.count, it.of) for it in find_overlaps([task])]
+    assert found == [("dev", "train", 2, 2), ("train", "train", 2, 4)]
+
+
+@pytest.mark.parametrize("mark", ["suffix", "segment"])
+def test_layout_and_mark_reach_the_reader(make, mark):
+    spec = make({"train": PROPS, "dev": PROPS}, **SRL, predicate=mark).tasks["t"]
+    source = source_format(spec)
+    assert (source.predicate_column, source.argument_column, source.trailing_columns) == (1, 2, 0)
+    assert spec.predicate == mark and spec.metric == "srl_f1"
 
 
 def test_a_test_split_is_taken_out_of_train_too(tmp_path):

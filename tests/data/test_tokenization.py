@@ -347,12 +347,10 @@ def test_every_window_shows_the_predicate_and_every_word_is_scored_at_itself(ber
 
 
 @pytest.fixture(scope="module")
-def bert_pieces(tmp_path_factory):
-    from common.backbones import tiny_backbone
-
+def bert_pieces(tiny_folder):
     from mpt.model.backbone import load_backbone
 
-    return load_backbone(str(tiny_backbone(tmp_path_factory.mktemp("bert"), "bert")), dtype="float32").word_pieces
+    return load_backbone(str(tiny_folder("bert")), dtype="float32").word_pieces
 
 
 def test_windows_that_do_not_show_a_marked_predicate_are_told(bert):
