@@ -218,11 +218,11 @@ def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
 
 def _drop_without_predicate(examples: Examples) -> list[str]:
     """Leave out sentences in which no word is marked: they ask nothing."""
-    asking = {split: [it for it in them if sentence_asks(it)] for split, them in examples.items()}
-    left_out = [f"{len(them) - len(asking[split]):,} of {split}" for split, them in examples.items()]
-    changed = any(len(asking[split]) < len(them) for split, them in examples.items())
-    examples.update(asking)
-    return [f"sentences without a predicate, which give no example: {', '.join(left_out)}."] if changed else []
+    mute = {split: sum(not sentence_asks(it) for it in them) for split, them in examples.items()}
+    for split, them in examples.items():
+        examples[split] = [it for it in them if sentence_asks(it)]
+    told = ", ".join(f"{count:,} of {split}" for split, count in mute.items())
+    return [f"sentences without a predicate, which give no example: {told}."] if any(mute.values()) else []
 
 
 def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | None) -> list[str]:
