@@ -49,6 +49,29 @@ def places_of(places: Sequence[tuple[str, int]]) -> Places:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passages:
+    """What answers are cut out of, and judged by.
+
+    Attributes:
+        texts: Every passage once.
+        of: Passage of each example.
+        answers: Accepted answers of each example, none where there is no answer; None for text without labels.
+        starts: Offset of the first character that each word covers in its passage; -1 for the place of "no answer".
+        ends: Offset behind the last.
+        max_answer: Most pieces of an answer.
+        no_answer: Whether "no answer" may be the prediction.
+    """
+
+    texts: tuple[str, ...]
+    of: Int32[np.ndarray, " examples"]
+    answers: tuple[tuple[str, ...], ...] | None
+    starts: Int32[np.ndarray, " words"]
+    ends: Int32[np.ndarray, " words"]
+    max_answer: int
+    no_answer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrunkStates:
     """Outputs of a backbone's lower layers for every piece of a split.
 
@@ -77,6 +100,7 @@ class EncodedSplit:
         windows_of: First window of each example, and the total.
         places: Where each example comes from.
         trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
+        passages: Of questions about passages; None elsewhere.
     """
 
     pieces: Int32[np.ndarray, " pieces"]
@@ -89,6 +113,7 @@ class EncodedSplit:
     windows_of: Int64[np.ndarray, " examples+1"]
     places: Places
     trunk: TrunkStates | None = None
+    passages: Passages | None = None
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -182,9 +207,12 @@ class EncodedTask:
         return self.splits[split], units
 
     def gold(self, split: Split, examples: Sequence[int]) -> list[tuple[str, ...]]:
-        """What is right for some examples: the tags of a sentence, the label of a text, the number of a choice."""
+        """What is right: a sentence's tags, a text's label, the number of a choice, the answers that are accepted."""
         encoded, names = self.splits[split], self.task.labels
         assert encoded.labels is not None, "a task's examples have labels"
+        if encoded.passages is not None:
+            assert encoded.passages.answers is not None, "a task's questions have answers"
+            return [encoded.passages.answers[example] for example in examples]
         bounds = encoded.example_words
         words = (encoded.labels[bounds[example] : bounds[example + 1]] for example in examples)
         if encoded.softmax_over == "example":

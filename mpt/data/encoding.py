@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpt.data.encoded import EncodedSplit, EncodedTask
-from mpt.data.example import Example, TextExample, sentences_of
+from mpt.data.example import Example, Question, TextExample, sentences_of
+from mpt.data.passages import encode_questions
 from mpt.data.schema import Split, TaskSpec
 from mpt.data.tasks import Task
 from mpt.data.texts import encode_texts
@@ -59,5 +60,8 @@ def encode_examples(
             no_piece=spec.no_piece,
             predicate=spec.predicate if spec.kind.predicate else None,
         )
+    if spec.kind.unit == "passage":
+        questions = [example for example in examples if isinstance(example, Question)]
+        return encode_questions(questions, word_pieces, spec, labelled=labels is not None)
     texts = [example for example in examples if isinstance(example, TextExample)]
     return encode_texts(texts, word_pieces, labels, softmax_over=spec.kind.softmax_over, long=spec.long_policy)

@@ -65,7 +65,59 @@ class TextExample:
         return tuple(word for text in texts for word in text.split())
 
 
-Example: TypeAlias = Sentence | TextExample
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A part of a passage: its text, and the offset in characters where that begins."""
+
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last character."""
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question about a passage that may hold its answer.
+
+    Attributes:
+        id: Names it in its file.
+        question: What is asked.
+        passage: What is read, exactly as in the file.
+        answers: Accepted answers, any of which is right; empty where the passage holds none; None when nothing is
+            known (prediction).
+        path: The file it was read from.
+        lines: The line that it begins in, counted from 1; one item.
+        document: Number of the article in its file.
+    """
+
+    id: str
+    question: str
+    passage: str
+    answers: tuple[Answer, ...] | None
+    path: str
+    lines: tuple[int, ...]
+    document: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`file:line`, and the question's id, since many files have one line."""
+        return f"{self.path}:{self.lines[0]} ({self.id})"
+
+    @property
+    def tags(self) -> tuple[str, ...] | None:
+        """Texts of the accepted answers."""
+        return None if self.answers is None else tuple(answer.text for answer in self.answers)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What stands between white space in question and passage, for counts and comparisons."""
+        return (*self.question.split(), *self.passage.split())
+
+
+Example: TypeAlias = Sentence | TextExample | Question
 
 
 def sentence_asks(example: Example) -> bool:

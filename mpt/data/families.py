@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "srl", "classification", "choice"]
-Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1"]
-Unit = Literal["words", "text", "choices"]
+FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "srl", "classification", "choice", "qa"]
+Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1", "qa_f1"]
+Unit = Literal["words", "text", "choices", "passage"]
 SoftmaxOver = Literal["labels", "window", "example"]
 """What scores are normalised over: the labels of a word, or one label's words of a window, or of an example."""
 
@@ -16,7 +16,8 @@ class Family:
     """What all tasks of a family have in common.
 
     Attributes:
-        unit: What is scored: every word of a sentence, a whole text, or each of several choices.
+        unit: What is scored: every word of a sentence, a whole text, each of several choices, or every piece of a
+            passage that may hold an answer.
         metrics: Figures that may judge it; the first is the default.
         formats: Layouts of files that hold such examples.
         spans: Whether tags stand for spans of words.
@@ -34,6 +35,8 @@ class Family:
     @property
     def softmax_over(self) -> SoftmaxOver:
         """What scores are normalised over."""
+        if self.unit == "passage":
+            return "window"
         return "example" if self.unit == "choices" else "labels"
 
     @property
@@ -41,7 +44,12 @@ class Family:
         """What one example is called."""
         if self.predicate:
             return "predicate"
-        return {"words": "sentence", "text": "text", "choices": "question"}[self.unit]
+        return {"words": "sentence", "text": "text", "choices": "question", "passage": "question"}[self.unit]
+
+    @property
+    def windowed(self) -> bool:
+        """Whether an example that does not fit a backbone is covered by several windows."""
+        return self.unit in ("words", "passage")
 
     @property
     def labelled(self) -> bool:
@@ -64,4 +72,5 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "srl": Family(unit="words", metrics=("srl_f1", "span_f1"), formats=("props", "jsonl"), spans=True, predicate=True),
     "classification": Family(unit="text", metrics=("accuracy", "macro_f1"), formats=("csv", "jsonl", "text")),
     "choice": Family(unit="choices", metrics=("accuracy",), formats=("jsonl",), columns=("choice",)),
+    "qa": Family(unit="passage", metrics=("qa_f1",), formats=("squad",), columns=("start", "end")),
 }

@@ -38,6 +38,7 @@ WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
 LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
 CHOICE_FIELDS = ("questions",)
 PREDICATE_FIELDS = ("predicate",)
+PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "on_bad_answer")
 
 
 def has_meaning(field: str, family: Family, form: str) -> bool:
@@ -50,6 +51,8 @@ def has_meaning(field: str, family: Family, form: str) -> bool:
         return family.labelled
     if field in PREDICATE_FIELDS:
         return family.predicate
+    if field in PASSAGE_FIELDS:
+        return family.unit == "passage"
     return field not in CHOICE_FIELDS or family.unit == "choices"
 
 
@@ -78,7 +81,7 @@ class TaskSpec(Settings):
     dev_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     test_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     dev_by: Literal["sentence", "document"] = "sentence"
-    format: Literal[Format, "hub", "csv"] = "conll"
+    format: Literal[Format, "hub", "csv", "squad"] = "conll"
     columns: Columns | None = None
     fields: Fields = Field(default_factory=Fields)
     quoted: bool = True
@@ -96,6 +99,11 @@ class TaskSpec(Settings):
     predicate: PredicateMark = "suffix"
     long: Literal["window", "cut", "error"] | None = None
     no_piece: Literal["unknown", "error"] = "unknown"
+    stride: PositiveInt = 128
+    max_question: PositiveInt = 64
+    max_answer: PositiveInt = 30
+    no_answer: bool = False
+    on_bad_answer: Literal["error", "drop"] = "error"
     max_examples: PositiveInt | None = None
     streamed: bool = False
     shots: tuple[PositiveInt, ...] = ()
@@ -125,8 +133,8 @@ class TaskSpec(Settings):
 
     @property
     def long_policy(self) -> str:
-        """What happens to an example that does not fit the backbone: words are windowed, whole texts cut."""
-        return self.long or ("window" if self.kind.unit == "words" else "cut")
+        """What happens to an example that does not fit: words and passages are windowed, whole texts cut."""
+        return self.long or ("window" if self.kind.windowed else "cut")
 
     @field_validator("encoding")
     @classmethod
@@ -182,7 +190,9 @@ class TaskSpec(Settings):
                 "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
             )
         taken = self.dev_fraction is not None or self.test_fraction is not None
-        if self.dev_by == "document" and not (taken and (self.docstart or self.fields.document is not None)):
+        if self.dev_by == "document" and not (
+            taken and (self.docstart or self.fields.document is not None or self.format == "squad")
+        ):
             problems["dev_by"] = (
                 "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document) or "
                 "fields.document (the field that names it)."
@@ -240,7 +250,7 @@ class TaskSpec(Settings):
             problems["format"] = f"family {self.family} is read from {', '.join(kind.formats)}, not from {self.format}."
         if self.score is not None and self.score not in kind.metrics:
             problems["score"] = f"family {self.family} is scored by {' or '.join(kind.metrics)}, not by {self.score}."
-        wrong = "cut" if kind.unit == "words" else "window"
+        wrong = "cut" if kind.windowed else "window"
         if self.long == wrong:
             instead = "window" if wrong == "cut" else "cut"
             problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."

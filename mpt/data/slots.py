@@ -1,10 +1,10 @@
 """JSON documents of slot-filling data: snips (text in chunks) and rasa (text with character spans)."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mpt.data.json_walk import items, members, read_document, skip
 from mpt.data.jsonlines import char_spans_of, member, parse_json
 from mpt.data.source import Problems, RawSentence, SourceFormat, quoted
 from mpt.data.words import CharSpan, tag_words
@@ -16,9 +16,6 @@ RASA_EXAMPLES = ("common_examples", "intent_examples", "entity_examples")
 Source: rasa_nlu 0.x, training_data/formats/rasa.py.
 """
 
-_DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\r\n]*")
-
 
 def read_snips(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
     """Yield the utterances of a document `{intent: [{"data": [{"text": ..., "entity": ...}, ...]}, ...]}`.
@@ -26,8 +23,8 @@ def read_snips(text: str, source: SourceFormat, problems: Problems) -> Iterator[
     The text of an utterance is that of its chunks, joined; a chunk with an `entity` is a slot of this type. Intents
     are not read.
     """
-    document = _document(text, problems)
-    for intent, at in _members(text, _skip(text, 0)) if document else ():
+    document = read_document(text, problems)
+    for intent, at in members(text, skip(text, 0)) if document else ():
         if isinstance(document[intent], list):
             yield from _sentences(text, at, _snips_utterance, source, problems)
         else:
@@ -40,14 +37,14 @@ def read_rasa(text: str, source: SourceFormat, problems: Problems) -> Iterator[R
     An example has a `text` and may have `entities` with `start`, `end` (excluded), `entity` and a `value` that equals
     the slice. A value that is a synonym of the slice is refused: it cannot be told from a wrong offset.
     """
-    document = _document(text, problems)
+    document = read_document(text, problems)
     data = document.get("rasa_nlu_data")
     if not isinstance(data, dict) or not isinstance(data.get(RASA_EXAMPLES[0]), list):
         if document:
             problems.add(1, f"expected a list rasa_nlu_data.{RASA_EXAMPLES[0]} in this document")
         return
-    top = dict(_members(text, _skip(text, 0)))
-    for key, at in _members(text, top["rasa_nlu_data"]):
+    top = dict(members(text, skip(text, 0)))
+    for key, at in members(text, top["rasa_nlu_data"]):
         if key in RASA_EXAMPLES and isinstance(data[key], list):
             yield from _sentences(text, at, _rasa_example, source, problems)
 
@@ -77,21 +74,6 @@ def _rasa_example(example: Any) -> tuple[str, list[CharSpan]]:
     return text, entities
 
 
-def _document(text: str, problems: Problems) -> dict[str, Any]:
-    """Check that the text is one JSON object, so that it can be walked; give an empty one when it is not."""
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        problems.add(error.lineno, f"not JSON: {error.msg}", column=error.colno)
-    except RecursionError:
-        problems.add(0, "the JSON is nested too deeply")
-    else:
-        if isinstance(document, dict) and document:
-            return document
-        problems.add(1, "expected a JSON object with something in it")
-    return {}
-
-
 def _sentences(
     text: str,
     at: int,
@@ -101,7 +83,7 @@ def _sentences(
 ) -> Iterator[RawSentence]:
     """Yield the sentence of each item of the array that begins at offset `at`, with the line where the item begins."""
     line, counted = 1, 0
-    for start, end in _items(text, at):
+    for start, end in items(text, at):
         line, counted = line + text.count("\n", counted, start), start
         try:
             words, entities = parse(parse_json(text[start:end]))
@@ -112,33 +94,3 @@ def _sentences(
         sentence = tag_words(words, None if source.spans_field is None else entities, line, problems)
         if sentence is not None:
             yield sentence
-
-
-def _members(text: str, at: int) -> Iterator[tuple[str, int]]:
-    """Yield key and offset of the value for each member of the valid object that begins at `at`."""
-    at = _skip(text, at + 1)
-    while text[at] != "}":
-        key, at = _DECODER.raw_decode(text, at)
-        at = _skip(text, _skip(text, at) + 1)  # past the colon
-        yield key, at
-        at = _next(text, _DECODER.raw_decode(text, at)[1])
-
-
-def _items(text: str, at: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each item of the valid array that begins at `at`."""
-    at = _skip(text, at + 1)
-    while text[at] != "]":
-        end = _DECODER.raw_decode(text, at)[1]
-        yield at, end
-        at = _next(text, end)
-
-
-def _next(text: str, at: int) -> int:
-    at = _skip(text, at)
-    return _skip(text, at + 1) if text[at] == "," else at
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    assert match is not None, "the pattern matches nothing as well"
-    return match.end()

@@ -18,6 +18,7 @@ from mpt.data.manifest import Manifest
 from mpt.data.readers import SourceFormat, read_sentences
 from mpt.data.schema import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
+from mpt.data.squad import SquadSource, read_squad
 from mpt.data.tags import Scheme
 from mpt.data.text_readers import TextSource, read_texts
 from mpt.errors import DataError, every
@@ -74,8 +75,8 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     """Load one task; see `load_tasks`. Train is always read, since labels may come from it."""
     spec = manifest.spec(name)
     files, digests = task_files(manifest, name, splits)
-    examples = _read(spec, files, _to_read(spec, splits))
-    notices = _unmet_marks(examples, spec)
+    examples, notices = _read(spec, files, _to_read(spec, splits))
+    notices += _unmet_marks(examples, spec)
     if spec.kind.predicate:
         notices += _drop_without_predicate(examples)
     labels = spec.kind.columns
@@ -142,7 +143,7 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
 def source_format(spec: TaskSpec) -> SourceFormat:
     """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
     columns = spec.columns
-    assert spec.kind.unit == "words" and spec.format not in ("csv", "text"), "files of whole texts have a TextSource"
+    assert spec.kind.unit == "words" and spec.format not in ("csv", "text", "squad"), "they have a source of their own"
     return SourceFormat(
         format="jsonl" if spec.format == "hub" else spec.format,
         scheme=spec.tag_scheme,
@@ -186,27 +187,39 @@ def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def _read(spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]) -> Examples:
+def squad_source(spec: TaskSpec, *, labelled: bool = True) -> SquadSource:
+    """Return how a task's SQuAD documents are read."""
+    return SquadSource(
+        encoding=spec.encoding, no_answer=spec.no_answer, on_bad_answer=spec.on_bad_answer, labelled=labelled
+    )
+
+
+def _read(
+    spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]
+) -> tuple[Examples, list[str]]:
+    """Examples of each split, and notices."""
     if spec.hub is not None:
         source = source_format(spec)
-        return {split: [*read_hub(spec.hub, split, source)] for split in splits}
+        return {split: [*read_hub(spec.hub, split, source)] for split in splits}, []
     places: list[tuple[Split, str, Path]] = [
         (split, name, path) for split, found in files.items() for name, path in found.items()
     ]
     examples: Examples = {split: [] for split in splits}
     read = every(lambda place: _read_file(spec, *place[1:]), places)
-    for (split, _, _), found in zip(places, read, strict=True):
+    for (split, _, _), (found, _) in zip(places, read, strict=True):
         examples[split] += found
-    return examples
+    return examples, [notice for _, said in read for notice in said]
 
 
-def _read_file(spec: TaskSpec, name: str, path: Path) -> Sequence[Example]:
+def _read_file(spec: TaskSpec, name: str, path: Path) -> tuple[Sequence[Example], list[str]]:
     if spec.kind.unit == "words":
-        return read_sentences(path, source_format(spec))
+        return read_sentences(path, source_format(spec)), []
+    if spec.kind.unit == "passage":
+        return read_squad(path, squad_source(spec))
     labels = [label for entry, label in spec.label_of.items() if fnmatchcase(name, entry)]
     if spec.format == "text" and not labels:
         raise DataError(f"{path}: no label for this file. Add label_of.{name} to the manifest")
-    return read_texts(path, text_source(spec, label=labels[0] if labels else None))
+    return read_texts(path, text_source(spec, label=labels[0] if labels else None)), []
 
 
 def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:

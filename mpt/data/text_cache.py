@@ -20,7 +20,7 @@ from jaxtyping import Int
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from mpt.data.encoded import EncodedSplit, EncodedTask, Places
+from mpt.data.encoded import EncodedSplit, EncodedTask, Passages, Places
 from mpt.data.encoding import encode_task
 from mpt.data.families import SoftmaxOver
 from mpt.data.manifest import Manifest
@@ -161,6 +161,8 @@ def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
         arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
         if split.segments is not None:
             arrays[f"{name}.segments"] = split.segments
+        if split.passages is not None:
+            arrays |= _passage_arrays(name, split.passages)
         arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
     facts = {
         "labels": task.task.labels,
@@ -168,6 +170,33 @@ def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
         "paths": {name: split.places.paths for name, split in task.splits.items()},
     }
     return save(arrays, metadata={"facts": json.dumps(facts)})
+
+
+def _passage_arrays(name: str, passages: Passages) -> _Arrays:
+    """Arrays of passages; their texts and answers as the bytes of a JSON document."""
+    texts = {"texts": passages.texts, "answers": passages.answers}
+    limits = {"max_answer": passages.max_answer, "no_answer": passages.no_answer}
+    return {
+        f"{name}.passages": np.frombuffer(json.dumps(texts | limits).encode(), dtype=np.uint8),
+        f"{name}.passage_of": passages.of,
+        f"{name}.starts": passages.starts,
+        f"{name}.ends": passages.ends,
+    }
+
+
+def _passages(arrays: _Arrays, name: str) -> Passages | None:
+    if f"{name}.passages" not in arrays:
+        return None
+    told = json.loads(arrays[f"{name}.passages"].tobytes())
+    return Passages(
+        texts=tuple(told["texts"]),
+        of=arrays[f"{name}.passage_of"],
+        answers=tuple(map(tuple, told["answers"])),
+        starts=arrays[f"{name}.starts"],
+        ends=arrays[f"{name}.ends"],
+        max_answer=told["max_answer"],
+        no_answer=told["no_answer"],
+    )
 
 
 def _write(folder: Path, *, content: bytes) -> None:
@@ -197,4 +226,5 @@ def _split(arrays: _Arrays, name: str, paths: Sequence[str], softmax_over: Softm
         softmax_over=softmax_over,
         windows_of=own["windows_of"],
         places=Places(paths=tuple(paths), files=own["files"], lines=own["lines"]),
+        passages=_passages(arrays, name),
     )

@@ -203,8 +203,11 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
                 f"{row.name}: shots {most} is more than train has ({row.sentences['train']:,}); transfer refuses it."
             )
         kind = manifest.tasks[row.name].kind
-        windowed = kind.unit == "words"
-        fate = "Windows cut them at words; nothing is lost." if windowed else "What a backbone has no room for is cut."
+        fate = (
+            "Overlapping windows cover them; nothing is lost."
+            if kind.windowed
+            else "What a backbone has no room for is cut."
+        )
         if row.long_sentences:
             found.append(
                 f"{row.name}: {kind.noun}s of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "

@@ -4,23 +4,28 @@ from dataclasses import dataclass, fields
 from typing import get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from mpt.data.families import Metric
 from mpt.errors import MptError
+from mpt.evaluation.answers import answer_scores
 from mpt.evaluation.metrics import Tags, check_lengths, scored_spans
 
 DRAWN_AT_A_TIME = 4_000_000
 """Sentences drawn into memory at a time, 16 bytes each. No result depends on it."""
 
 
-def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Int[ndarray, "N 3"]:
+def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Float[ndarray, "N 3"]:
     """Count tp, fp and fn of every sentence, as `paired_bootstrap` takes them.
 
-    A wrong word of a raw task is one fp and one fn, so that F1 over the counts is the accuracy.
+    A wrong word of a raw task is one fp and one fn, so that F1 over the counts is the accuracy. What an answer's F1
+    lacks to 1 is an fp and an fn as well, so that F1 over the counts is the mean F1.
     """
     assert metric in get_args(Metric), metric
+    if metric == "qa_f1":
+        figures = np.array([f1 for _, f1 in answer_scores(gold, predicted)], dtype=np.float64)
+        return np.stack([figures, 1 - figures, 1 - figures], axis=1)
     check_lengths(gold, predicted)
     if metric in ("span_f1", "srl_f1"):
         pairs = zip(scored_spans(metric, gold, "gold"), scored_spans(metric, predicted, "predicted"), strict=True)
@@ -28,7 +33,7 @@ def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Int[ndarray,
     else:
         wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
         rows = [(len(tags) - misses, misses, misses) for tags, misses in zip(gold, wrong, strict=True)]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +60,8 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: Int[ndarray, "N 3"],
-    b: Int[ndarray, "N 3"],
+    a: Float[ndarray, "N 3"],
+    b: Float[ndarray, "N 3"],
     *,
     samples: int = 10_000,
     confidence: float = 0.95,
@@ -84,7 +89,7 @@ def paired_bootstrap(
     if a.shape != b.shape or len(a) == 0:
         raise MptError(f"cannot compare {len(a)} with {len(b)} sentences: score both systems on the same test set.")
     assert samples > 0 and 0 < confidence < 1
-    both, rng = np.concatenate([a, b], axis=1).astype(np.float64), np.random.default_rng(seed)
+    both, rng = np.concatenate([a, b], axis=1), np.random.default_rng(seed)
     drawn = np.concatenate([_resample(both, size, rng) for size in _sizes(samples, len(a))])
     low, high = np.quantile(_f1(drawn[:, :3]) - _f1(drawn[:, 3:]), [(1 - confidence) / 2, (1 + confidence) / 2])
     difference = _f1(a.sum(axis=0)) - _f1(b.sum(axis=0))
@@ -105,7 +110,7 @@ def _resample(counts: Float[ndarray, "N 6"], size: int, rng: np.random.Generator
     return np.bincount(drawn.ravel(), minlength=size * number).reshape(size, number) @ counts
 
 
-def _f1(counts: Float[ndarray, "*K 3"] | Int[ndarray, "*K 3"]) -> Float[ndarray, "*K"]:
+def _f1(counts: Float[ndarray, "*K 3"]) -> Float[ndarray, "*K"]:
     tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
     found = 2 * tp + fp + fn
-    return np.where(found > 0, 2 * tp / np.maximum(found, 1), 1.0)
+    return np.where(found > 0, 2 * tp / np.where(found > 0, found, 1), 1.0)

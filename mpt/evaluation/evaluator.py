@@ -12,6 +12,7 @@ from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.encoded import EncodedSplit, EncodedTask
 from mpt.data.families import Family
 from mpt.data.schema import Split
+from mpt.evaluation.answers import decode_answers
 from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
 from mpt.model.tagger import Tagger
@@ -94,12 +95,14 @@ def predict_split(
     """Predictions for some examples (None: all).
 
     Returns:
-        For each example the tags of its words (valid BIO2 where they stand for spans), its label, or the number of the
-        choice, as one item.
+        For each example the tags of its words (valid BIO2 where they stand for spans), its label, the number of the
+        choice, or its answer ("" for none), as one item.
     """
     if examples is None:
         examples = np.arange(len(split.places))
     scores = word_scores(tagger, task, split, examples, share=share)
+    if split.passages is not None:
+        return decode_answers(scores, split, examples)
     if split.softmax_over == "example":
         return decode_choices(scores)
     return decode_many(scores, tagger.head(task).labels, family.spans)

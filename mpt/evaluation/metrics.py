@@ -17,6 +17,7 @@ from typing import TypeAlias, get_args
 from mpt.data.families import Metric
 from mpt.data.tags import Span, check_tags, spans
 from mpt.errors import MptError, did_you_mean
+from mpt.evaluation.answers import QaScore, qa_score
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
 from mpt.evaluation.roles import Scored, arguments, is_argument, role_of
 
@@ -193,14 +194,14 @@ class TagScore:
         }
 
 
-Score: TypeAlias = SpanScore | TagScore
+Score: TypeAlias = SpanScore | TagScore | QaScore
 
 
 def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = ()) -> Score:
     """Score a whole split of one task.
 
     Args:
-        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones.
+        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones, `qa_f1` for answers.
         gold: The tags of every word of every sentence.
         predicted: As many tags for the same sentences in the same order.
         labels: The task's labels. They order the rows, and a label that occurs nowhere still gets a row.
@@ -211,6 +212,8 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     known = get_args(Metric)
     if metric not in known:
         raise MptError(f'metric "{metric}" is not one of {", ".join(known)}.{did_you_mean(metric, known)}')
+    if metric == "qa_f1":
+        return qa_score(gold, predicted)
     check_lengths(gold, predicted)
     if metric in ("span_f1", "srl_f1"):
         return _score_spans(gold, predicted, labels, metric)

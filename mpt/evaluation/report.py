@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpt.errors import printable
-from mpt.evaluation.metrics import Counts, Score, SpanScore
+from mpt.evaluation.metrics import Counts, QaScore, Score, SpanScore, TagScore
 
 MAX_CONFUSIONS = 10
 """Rows of a task's table of confusions; JSON has all."""
@@ -115,7 +115,10 @@ class _Grid:
 def _grids(report: Report) -> Iterator[_Grid]:
     yield _summary(report)
     for task in report.tasks:
-        yield _rows_by_label(task)
+        if isinstance(task.score, QaScore):
+            yield _answers(task, task.score)
+            continue
+        yield _rows_by_label(task, task.score)
         if confusions := _confusions(task.score):
             title = f"{task.task}: most frequent confusions"
             yield _Grid(title=title, columns=("gold", "predicted", "count"), rows=confusions, names=2)
@@ -137,7 +140,7 @@ def _summary(report: Report) -> _Grid:
     for task in report.tasks:
         score = task.score
         total = score.total if isinstance(score, SpanScore) else None
-        macro = f"{_percent(score.macro_f1)} ({score.macro_types})"
+        macro = "" if isinstance(score, QaScore) else f"{_percent(score.macro_f1)} ({score.macro_types})"
         headline = _percent(score.primary) + ("*" if score.empty else "")
         precision, recall = (_percent(total.precision), _percent(total.recall)) if total else ("", "")
         rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
@@ -155,13 +158,22 @@ def _summary(report: Report) -> _Grid:
     return _Grid(title="Scores", columns=columns, rows=rows, names=2, notes=notes)
 
 
-def _rows_by_label(task: TaskReport) -> _Grid:
+def _rows_by_label(task: TaskReport, score: SpanScore | TagScore) -> _Grid:
     columns = ("label", "precision", "recall", "F1", "gold", "predicted", "right")
     rows = [
         (name, _percent(row.precision), _percent(row.recall), _percent(row.f1), *_numbers(row))
-        for name, row in _by_label(task.score).items()
+        for name, row in _by_label(score).items()
     ]
     return _Grid(title=f"{task.task}: {task.split} by label", columns=columns, rows=rows)
+
+
+def _answers(task: TaskReport, score: QaScore) -> _Grid:
+    parts = (("all", score.total), ("with an answer", score.has_answer), ("without", score.no_answer))
+    rows = [
+        (name, _percent(part.exact_match), _percent(part.f1), str(part.count)) for name, part in parts if part.count
+    ]
+    columns = ("questions", "exact match", "F1", "number")
+    return _Grid(title=f"{task.task}: {task.split} answers", columns=columns, rows=rows)
 
 
 def _errors(report: Report) -> _Grid:
@@ -189,7 +201,7 @@ def _data(report: Report) -> _Grid:
     return _Grid(title="Data", columns=columns, rows=rows, names=2, notes=notes)
 
 
-def _confusions(score: Score) -> list[tuple[str, str, str]]:
+def _confusions(score: SpanScore | TagScore) -> list[tuple[str, str, str]]:
     """Return the most frequent wrong pairs, ties in label order."""
     pairs = [(gold, name, n) for gold, row in score.confusion.items() for name, n in row.items() if gold != name]
     pairs.sort(key=lambda pair: -pair[2])
@@ -200,7 +212,7 @@ def _shortened(files: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(path, digest[:16]) for path, digest in dict(files).items()]
 
 
-def _by_label(score: Score) -> Mapping[str, Counts]:
+def _by_label(score: SpanScore | TagScore) -> Mapping[str, Counts]:
     return score.types if isinstance(score, SpanScore) else score.tags
 
 

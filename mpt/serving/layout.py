@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Literal, cast, get_args
 
 from mpt.data.source import Format, SourceFormat
-from mpt.data.text_readers import TextSource
+from mpt.data.squad import SquadSource
 from mpt.errors import ConfigError, did_you_mean
-from mpt.serving.predictor import Predictor
+from mpt.serving.predictor import Predictor, Source
 
 # Predictions are not written as Parquet, and the columns of props are those of the training files.
 FORMATS = tuple(name for name in get_args(Format) if name not in ("parquet", "props"))
@@ -19,7 +19,7 @@ def input_layout(
     word_column: int = 0,
     tag_column: int | None = None,
     delimiter: str = "whitespace",
-) -> SourceFormat | TextSource:
+) -> Source:
     """The layout to read and write.
 
     Args:
@@ -33,14 +33,16 @@ def input_layout(
         ConfigError: No such format.
     """
     source = predictor.source
-    if isinstance(source, TextSource):
+    if not isinstance(source, SourceFormat):
         formats = predictor.spec.kind.formats
         if name not in (None, *formats):
             raise ConfigError(
                 f'--format "{name}": a task of family {predictor.spec.family} reads {", ".join(formats)}.'
                 f"{did_you_mean(name, formats)}"
             )
-        return source if name is None else replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
+        if name is None or isinstance(source, SquadSource):
+            return source
+        return replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
     if predictor.spec.kind.predicate:
         return _with_predicates(source, name or source.format)
     if name is None and source.format in FORMATS:

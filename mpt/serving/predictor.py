@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from mpt.data.encoding import encode_examples
 from mpt.data.example import Example, sentence_asks
 from mpt.data.readers import read_sentences
 from mpt.data.source import SourceFormat
-from mpt.data.tasks import source_format, text_source
+from mpt.data.squad import SquadSource, read_squad, write_squad
+from mpt.data.tasks import source_format, squad_source, text_source
 from mpt.data.text_readers import TextSource, read_texts
 from mpt.data.text_writers import write_answers
 from mpt.data.writers import write_predictions
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
+
+Source: TypeAlias = SourceFormat | TextSource | SquadSource
+"""How a file to be predicted is laid out."""
 
 
 class Predictor:
@@ -30,8 +35,10 @@ class Predictor:
         self.spec = saved.task_spec(self.task)
 
     @property
-    def source(self) -> SourceFormat | TextSource:
+    def source(self) -> Source:
         """How the task's training files are laid out."""
+        if self.spec.kind.unit == "passage":
+            return squad_source(self.spec, labelled=False)
         return source_format(self.spec) if self.spec.kind.unit == "words" else text_source(self.spec, labelled=False)
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
@@ -52,7 +59,7 @@ class Predictor:
         found = iter(predicted)
         return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
 
-    def predict_file(self, path_in: Path, source: SourceFormat | TextSource, path_out: Path) -> tuple[int, list[str]]:
+    def predict_file(self, path_in: Path, source: Source, path_out: Path) -> tuple[int, list[str]]:
         """Write a file's predictions in the file's own form; see `mpt.data.writers.write_predictions`.
 
         Returns:
@@ -61,6 +68,11 @@ class Predictor:
         Raises:
             DataError: The file is not laid out as `source` says, or the output cannot be written.
         """
+        if isinstance(source, SquadSource):
+            questions, said = read_squad(path_in, source)
+            answers, notices = self.predict(questions)
+            write_squad(path_in, questions, [answer for (answer,) in answers], path_out)
+            return len(questions), said + notices
         if isinstance(source, TextSource):
             texts = read_texts(path_in, source)
             answers, notices = self.predict(texts)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 from rich.console import Console
 
 from mpt.data.encoded import EncodedTask
@@ -131,7 +131,7 @@ def _print_comparison(
         )
 
 
-def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Int[np.ndarray, "N 3"]:
+def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
     task = encoded.task
     predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
     return sentence_counts(task.metric, encoded.gold(split, range(len(predicted))), predicted)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow
 from common.backbones import tiny_model
 from common.runs import write_bert
+from common.squad import asked, document, write
 from pyarrow import parquet
 
 CONFIG = """manifest: data/mixture.yaml
@@ -106,6 +107,13 @@ def predicates(train, **fields):
 def insert_byte():
     content = TRAIN.read_bytes()
     TRAIN.write_bytes(content[:20] + b"\xff" + content[20:])
+
+
+def write_qa(*entries):
+    """A manifest of one task of questions about a passage."""
+    write(Path("data/qa.json"), document([("Z\u00fcrich is not Lund.", entries)]))
+    task = {"family": "qa", "format": "squad", "files": {"train": "qa.json"}, "dev_fraction": 0.5}
+    Path("qa.yaml").write_text(json.dumps({"version": 1, "name": "qa", "root": "data", "tasks": {"qa": task}}))
 
 
 def long_sentence(words=40):
@@ -351,6 +359,24 @@ CASES = (
         what="A file to tag that does not exist",
         command=("predict", "run", "data/people/tset.txt", "--out", "new", "--task", "people"),
         parts=("data/people/tset.txt: no such file", 'Did you mean "test.txt"?'),
+    ),
+    Case(
+        topic="Data",
+        what="An answer that is not at its offset, and a question without an answer",
+        change=lambda: write_qa(asked("q1", "Where?", ("Lund", 17)), asked("q2", "When?", is_impossible=True)),
+        command=("validate", "qa.yaml"),
+        parts=(
+            'data/qa.json:8: data[0].paragraphs[0].qas[0] (id "q1"): answers[0]',
+            "The offset counts bytes of UTF-8",
+            "Set no_answer: true",
+        ),
+    ),
+    Case(
+        topic="Data",
+        what="Ids that occur twice",
+        change=lambda: write_qa(asked("q1", "Where?", ("Lund", 15)), asked("q1", "Who?", ("Z\u00fcrich", 0))),
+        command=("validate", "qa.yaml"),
+        parts=("the id is that of data[0].paragraphs[0].qas[0]", "Ids name predictions"),
     ),
     Case(
         topic="Whole texts and choices",

@@ -1,0 +1,83 @@
+"""Answers to questions about passages, from a file to predictions."""
+
+import json
+from dataclasses import replace
+from random import Random
+
+import pytest
+from common.runs import quiet, run_pretrain
+from common.squad import asked, document, write
+
+from mpt.serving.layout import input_layout
+from mpt.serving.predictor import Predictor
+from mpt.serving.saved import open_saved
+from mpt.stages.evaluate import evaluate
+
+NAMES = ["Ada", "Bob", "Cyd", "Dan"]
+
+
+def entries(rng, number, *, without):
+    """A passage in which a name stands somewhere, and a question for it; some have none."""
+    words = [rng.choice(["in", "on", "to", "of"]) for _ in range(rng.randrange(3, 30))]
+    place = rng.randrange(len(words))
+    name = rng.choice(NAMES)
+    if without and number % 4 == 0:
+        return " ".join(words), [asked(f"q{number}", "who", is_impossible=True)]
+    words[place] = name
+    return " ".join(words), [asked(f"q{number}", "who", (name, len(" ".join(words[:place])) + bool(place)))]
+
+
+def write_qa(folder, *, without=True):
+    for split, count in (("train", 80), ("dev", 24), ("test", 24)):
+        rng = Random(split)
+        made = document([entries(rng, number, without=without) for number in range(count)])
+        write(folder / f"{split}.json", made)
+    files = {split: f"{split}.json" for split in ("train", "dev", "test")}
+    task = {"family": "qa", "format": "squad", "files": files, "no_answer": without, "stride": 8}
+    made = {"version": 1, "name": "qa", "root": ".", "tasks": {"who": task}}
+    (folder / "mixture.yaml").write_text(json.dumps(made))
+    return folder
+
+
+def train(world, folder, backbone=None, **changes):
+    own = replace(world, data=write_qa(folder / "data"), backbone=backbone or world.backbone)
+    steps = {"training__steps": 40, "evaluation__every_steps": 20, "training__tokens_per_micro_batch": 512}
+    run_pretrain(own, folder / "run", **(steps | changes))
+    return own
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_passages_are_trained_on_scored_and_answered(world, tmp_path, kind, tiny_folder):
+    own = train(world, tmp_path, tiny_folder(kind), training__steps=4)
+    report = evaluate(
+        tmp_path / "run",
+        own.data / "mixture.yaml",
+        tasks=[],
+        split="test",
+        out=tmp_path / "report",
+        backbone=None,
+        against=tmp_path / "run",
+        console=quiet(),
+    )
+    found = json.loads((tmp_path / "report" / "evaluation-test.json").read_text())["tasks"][0]
+    assert found["metric"] == "qa_f1" and found["has_answer"]["count"] == 18 and found["no_answer"]["count"] == 6
+    assert "exact match" in report.to_markdown()
+    asked_only = json.loads((own.data / "test.json").read_text())
+    for paragraph in asked_only["data"][0]["paragraphs"]:
+        for entry in paragraph["qas"]:
+            del entry["answers"]
+    write(tmp_path / "new.json", asked_only)
+    predictor = Predictor(open_saved(tmp_path / "run"))
+    count, _ = predictor.predict_file(tmp_path / "new.json", input_layout(predictor, None), tmp_path / "out.json")
+    answers = json.loads((tmp_path / "out.json").read_text())
+    assert count == 24 and list(answers) == [f"q{number}" for number in range(24)]
+    passages = [paragraph["context"] for paragraph in asked_only["data"][0]["paragraphs"]]
+    assert all(answer in passage for answer, passage in zip(answers.values(), passages, strict=True))
+
+
+def test_training_learns_to_answer(world, tmp_path):
+    own = train(world, tmp_path, training__steps=120, evaluation__every_steps=60)
+    report = evaluate(
+        tmp_path / "run", own.data / "mixture.yaml", tasks=[], split="test", out=None, backbone=None, console=quiet()
+    )
+    assert report.mean > 0.7, report.mean
