@@ -62,7 +62,7 @@ def test_a_minimal_manifest_fills_in_the_defaults(load, tmp_path):
     [
         (
             {"family": "nre"},
-            't.family: "nre" is not one of ner, slots, chunk, pos, tag, srl, classification, choice. Did you mean',
+            't.family: "nre" is not one of ner, slots, chunk, pos, tag, srl, classification,',
         ),
         ({"family": ""}, "t.family: is required. Add it."),
         ({"scheme": "", "schem": "iob2"}, 't.schem: unknown key. Did you mean "scheme"?'),

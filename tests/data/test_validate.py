@@ -146,8 +146,8 @@ def test_notices_name_what_deserves_a_look(make):
         "c: disabled, not read.",
         "a: has no test split.",
         "a: shots 3 is more than train has (2); transfer refuses it.",
-        "a: sentences of more than 400 words: 1, the longest has 401 (train:1). Windows cut them at words; nothing is "
-        "lost.",
+        "a: sentences of more than 400 words: 1, the longest has 401 (train:1). Overlapping windows cover them; "
+        "nothing is lost.",
         "b: has no test split.",
         "families ner, pos are mixed; MPT-2 as published stays inside one family.",
     ]

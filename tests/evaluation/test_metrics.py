@@ -219,7 +219,8 @@ def test_many_problems_are_capped():
 
 def test_unknown_metric():
     with pytest.raises(
-        MptError, match=r'metric "span-f1" is not one of span_f1, srl_f1, accuracy, macro_f1\. Did you mean "span_f1"\?'
+        MptError,
+        match=r'metric "span-f1" is not one of span_f1, srl_f1, .*\. Did you mean "span_f1"\?',
     ):
         score("span-f1", [], [])
 
