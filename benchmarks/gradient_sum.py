@@ -26,7 +26,7 @@ BACKBONES = {"MiniLM-L6": (6, 384), "BERT-base": (12, 768), "BERT-large": (24, 1
 def model(layers: int, hidden: int) -> SimpleNamespace:
     """What trains over a backbone of this shape, without the backbone."""
     heads = {task: nn.Linear(hidden, LABELS) for task in TASKS}
-    return SimpleNamespace(bank=nn.ParameterList([torch.zeros(layers, 2, hidden, LENGTH)]), head=heads.__getitem__)
+    return SimpleNamespace(shared=[nn.Parameter(torch.zeros(layers, 2, hidden, LENGTH))], head=heads.__getitem__)
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, (layers, hidden) in BACKBONES.items():
         gradients = GradientVectors(model(layers, hidden), TASKS)  # type: ignore[arg-type]
-        width = sum(p.numel() for p in gradients.prompts) + gradients.head_size + 1
+        width = sum(p.numel() for p in gradients.shared) + gradients.head_size + 1
         count = len(TASKS) // accelerator.num_processes
         seconds: dict[str, list[float]] = {"ordered": [], "all_reduce": [], "agreement": []}
         for _ in range(REPEATS):
@@ -49,7 +49,7 @@ def main() -> None:
                     gradients.add_up(vectors, accelerator, ordered=how == "ordered")
                 times.append(1000 * (time.perf_counter() - began))
                 for parameter in [
-                    *gradients.prompts,
+                    *gradients.shared,
                     *(p for t in TASKS for p in gradients.tagger.head(t).parameters()),
                 ]:
                     parameter.grad = None

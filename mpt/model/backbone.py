@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from jaxtyping import Float
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError, first_line
+from mpt.model.adaptation import Adaptation, Switch
 from mpt.model.deberta import adapt, cast_biases
 from mpt.model.injection import ATTENTION, Injection, register
 from mpt.model.sharding import Sharding, load_sharded
@@ -65,6 +67,7 @@ class Backbone:
 
     Attributes:
         model: Parameters without gradients, dropout off.
+        switch: Which trained changes of its weights it computes with; none, unless a call names them.
         injection: Where the current batch's prompts are put.
         trunk: Where a forward pass can begin behind the layers below the prompts; None where it cannot.
         word_pieces: Its tokenizer.
@@ -79,6 +82,7 @@ class Backbone:
     """
 
     model: nn.Module
+    switch: Switch
     injection: Injection
     trunk: Trunk | None
     word_pieces: WordPieces
@@ -98,6 +102,11 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.model.parameters()).dtype
+
+    def __call__(self, adaptation: Adaptation | None = None, **inputs: Any) -> Float[Tensor, "B S H"]:
+        """Last hidden states, computed with its own weights or with those of an adaptation."""
+        self.switch.to(adaptation)
+        return self.model(**inputs).last_hidden_state
 
 
 def load_backbone(
@@ -138,6 +147,7 @@ def load_backbone(
     room = min(longest_window, max_positions - (prompt_length if shifted else 0))
     return Backbone(
         model=model,
+        switch=Switch(model),
         injection=layers.injection,
         trunk=layers.trunk,
         word_pieces=load_word_pieces(

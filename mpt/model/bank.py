@@ -107,7 +107,7 @@ class PromptBank(nn.Module):
             generator: Stream of prompt dropout; None outside training.
         """
         used = [0] if slots_B is None else sorted(set(slots_B.tolist()))
-        prompts = [self._dropped(slot, generator).to(dtype) for slot in used]
+        prompts = [dropped(self.slots[slot], self.dropout, generator).to(dtype) for slot in used]
         if slots_B is None:
             by_layer = dict(zip(self.shapes[0].layers, prompts[0], strict=True))
             return [
@@ -147,9 +147,10 @@ class PromptBank(nn.Module):
             mask = columns < torch.tensor(lengths, device=rows_B.device)[rows_B][:, None]
         return LayerPrompt(keys=gathered[:, 0], values=gathered[:, 1], mask=mask)
 
-    def _dropped(self, slot: int, generator: torch.Generator | None) -> Float[Tensor, "L 2 G P D"]:
-        prompt = self.slots[slot]
-        if generator is None or self.dropout == 0.0:
-            return prompt
-        kept = torch.rand(prompt.shape, generator=generator) >= self.dropout
-        return prompt * kept.to(prompt.device) / (1 - self.dropout)
+
+def dropped(values: Float[Tensor, "..."], rate: float, generator: torch.Generator | None) -> Float[Tensor, "..."]:
+    """Zero each value with a chance of `rate` and raise the others; None outside training, where all stay."""
+    if generator is None or rate == 0.0:
+        return values
+    kept = torch.rand(values.shape, generator=generator) >= rate
+    return values * kept.to(values.device) / (1 - rate)

@@ -44,6 +44,29 @@ def initial_prompt(
     return torch.stack([parts[place // share][:, :, :, place % share] for place in order], dim=3)
 
 
+def initial_embeddings(
+    backbone: Backbone, length: int, texts: Sequence[EncodedSplit], *, initialisation: str, seed: int
+) -> Float[Tensor, "P E"]:
+    """A shallow prompt to start training from, in float32.
+
+    Args:
+        backbone: The frozen model.
+        length: Virtual tokens.
+        texts: Training text of the tasks; "text" takes from each in turn.
+        initialisation: "text" copies the embeddings of randomly drawn word pieces; the others draw noise.
+        seed: Names the draw.
+    """
+    words = backbone.model.get_input_embeddings().weight.detach()
+    if initialisation in NORMAL_SCALES:
+        noise = torch.randn((length, words.shape[1]), generator=torch_generator(seed, "shallow prompt"))
+        return noise * NORMAL_SCALES[initialisation]
+    assert initialisation == "text", initialisation
+    drawn = uniforms(seed, "shallow prompt", "pieces", count=length)
+    sources = [texts[number % len(texts)].pieces for number in range(length)]
+    ids = [int(source[int(place * len(source))]) for source, place in zip(sources, drawn, strict=True)]
+    return words[torch.tensor(ids, device=words.device)].float().cpu()
+
+
 def _text_prompt(
     backbone: Backbone, shape: PromptShape, text: EncodedSplit, count: int, seed: int, number: int
 ) -> Float[Tensor, "L 2 G P D"]:
@@ -54,7 +77,7 @@ def _text_prompt(
     injection.prompts = [None] * backbone.num_layers
     injection.captured = []
     with torch.no_grad():
-        backbone.model(**text_inputs(batch))
+        backbone(**text_inputs(batch))
     captured, injection.captured = injection.captured, None
     drawn = uniforms(seed, "prompt", "pieces", number, count=count)
     places = _places(batch)

@@ -1,6 +1,7 @@
 """Backbone, prompts and heads together: from a batch of word pieces to label scores of its words."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -8,29 +9,46 @@ from torch import Tensor, nn
 
 from mpt.data.batch import Batch
 from mpt.errors import MptError, did_you_mean
+from mpt.model.adaptation import Adaptation
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead
+from mpt.model.shallow import ShallowPrompt
+from mpt.model.word_pieces import require_room
 
 
 class Tagger(nn.Module):
     """A frozen backbone, a bank of prompts and one head for each task.
 
-    The backbone is not a submodule: parameters and state of a tagger are what is trained and nothing else.
+    Baselines have a shallow prompt instead of the bank, or an adaptation that trains weights of the backbone. The
+    backbone is not a submodule: parameters and state of a tagger are what is trained and nothing else.
 
     Args:
         backbone: The frozen model.
         bank: Its prompts; None leaves the backbone bare (a linear probe).
         heads: Head of each task by name.
+        shallow: Virtual tokens in the input.
+        adaptation: Trained changes of the backbone's weights.
     """
 
-    def __init__(self, backbone: Backbone, bank: PromptBank | None, heads: Mapping[str, TokenHead]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        bank: PromptBank | None,
+        heads: Mapping[str, TokenHead],
+        *,
+        shallow: ShallowPrompt | None = None,
+        adaptation: Adaptation | None = None,
+    ) -> None:
         super().__init__()
         self._backbone = [backbone]  # a list, so that nn.Module does not register it
         self.bank = bank
+        self.shallow = shallow
+        self.adaptation = adaptation
         # Prefixed, since a task may be called like a method of ModuleDict.
         self._heads = nn.ModuleDict({f"task_{name}": head for name, head in heads.items()})
         self.to(backbone.device)
+        self.register_load_state_dict_post_hook(lambda tagger, _: tagger.refresh())
 
     @property
     def backbone(self) -> Backbone:
@@ -51,8 +69,31 @@ class Tagger(nn.Module):
         return self._heads[key]  # type: ignore[return-value]
 
     @property
+    def prompts(self) -> list[nn.Parameter]:
+        """Flat prompts, wherever their virtual tokens are."""
+        deep = [] if self.bank is None else list(self.bank.slots)
+        return deep + ([] if self.shallow is None else [self.shallow.embeddings])
+
+    @property
+    def shared(self) -> list[nn.Parameter]:
+        """What all tasks share of what is trained, prompts flat."""
+        return self.prompts + ([] if self.adaptation is None else list(self.adaptation.parameters()))
+
+    @property
+    def shared_leaves(self) -> list[nn.Parameter]:
+        """What a forward pass computes with for each of `shared`: itself, or its copy in the backbone's type."""
+        return self.prompts + ([] if self.adaptation is None else list(self.adaptation.leaves))
+
+    def refresh(self) -> None:
+        """Bring such copies up to what is trained; to be called when an optimizer has moved it."""
+        if self.adaptation is not None:
+            self.adaptation.refresh()
+
+    @property
     def lowest_prompted_layer(self) -> int:
-        """Index of the first layer that any slot prompts; the number of layers when none is."""
+        """Index of the first layer that any slot prompts or that is trained; the number of layers when none is."""
+        if self.shallow is not None or self.adaptation is not None:
+            return 0
         layers = [] if self.bank is None else [layer for shape in self.bank.shapes for layer in shape.layers]
         return min(layers, default=self.backbone.num_layers)
 
@@ -67,13 +108,13 @@ class Tagger(nn.Module):
         """Score every label of one task for every word of a batch.
 
         Each layer attends to the virtual tokens of each row's slot before its own text. Prompts and head receive
-        gradients, the backbone none.
+        gradients, the backbone none, unless it is adapted.
 
         Args:
             task: Name of the task whose head is used.
             batch: Word pieces and the places of the words, on the backbone's device.
             slots_B: Slot of each row; None when all use slot 0.
-            generator: Stream of prompt and head dropout; None outside training.
+            generator: Stream of all dropout; None outside training.
 
         Returns:
             Unnormalised log-scores in float32, also when the backbone computes in bfloat16; a row for each entry of
@@ -91,6 +132,8 @@ class Tagger(nn.Module):
         """Last hidden state of every word's scoring piece, in float32."""
         backbone = self.backbone
         inputs = text_inputs(batch)
+        if self.shallow is not None:
+            inputs = self.shallow.inputs(backbone, inputs, generator)
         if self.bank is None:
             backbone.injection.prompts = [None] * backbone.num_layers
         else:
@@ -100,7 +143,7 @@ class Tagger(nn.Module):
         if backbone.trunk is not None:
             assert batch.trunk_depth <= self.lowest_prompted_layer, "prompts below kept outputs have no effect"
             backbone.trunk.depth, backbone.trunk.states = batch.trunk_depth, batch.trunk_BSH
-        hidden_BSH = backbone.model(**inputs).last_hidden_state
+        hidden_BSH = backbone(self.adaptation, **inputs)[:, 0 if self.shallow is None else self.shallow.length :]
         if backbone.trunk is not None:
             backbone.trunk.states = None
         return hidden_BSH.flatten(0, 1)[batch.words_M].float()
@@ -117,3 +160,16 @@ def shifted_positions(backbone: Backbone, batch: Batch, lengths: Int64[Tensor, "
     rows, columns = batch.input_ids_BS.shape
     start = torch.as_tensor(lengths, device=backbone.device).reshape(-1, 1) + backbone.first_position
     return (start + torch.arange(columns, device=backbone.device)).expand(rows, -1)
+
+
+def text_behind(backbone: Backbone, length: int) -> Backbone:
+    """The same backbone for text that starts at position `length`: windows are as long as the positions left allow.
+
+    Raises:
+        BackboneError: Too few are left.
+    """
+    word_pieces = backbone.word_pieces
+    specials = len(word_pieces.prefix) + len(word_pieces.suffix)
+    room = min(word_pieces.room, backbone.max_positions - length - specials)
+    require_room(backbone.identity.reference, room)
+    return replace(backbone, shifted=True, word_pieces=replace(word_pieces, room=room))

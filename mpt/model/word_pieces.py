@@ -49,11 +49,7 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
     prefix, suffix = tuple(whole[:start]), tuple(whole[start + len(text) :])
     between, segment = _between(backend, text, prefix, suffix)
     room -= len(prefix) + len(suffix)
-    if room < SMALLEST_WINDOW:
-        raise BackboneError(
-            f'backbone "{reference}": only {room} word pieces of text fit beside the prompt and special pieces, fewer '
-            f"than {SMALLEST_WINDOW}. Use a shorter prompt, or positions: unshifted, where prompts take no positions"
-        )
+    require_room(reference, room)
     return WordPieces(
         tokenizer=backend,
         prefix=prefix,
@@ -69,6 +65,19 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
         before_word="" if _words_are_alike(backend) else " ",
         last_piece=causal,
     )
+
+
+def require_room(reference: str, room: int) -> None:
+    """Refuse a prompt that leaves too few positions to the text.
+
+    Raises:
+        BackboneError: Fewer than `SMALLEST_WINDOW`.
+    """
+    if room < SMALLEST_WINDOW:
+        raise BackboneError(
+            f'backbone "{reference}": only {room} word pieces of text fit beside the prompt and special pieces, fewer '
+            f"than {SMALLEST_WINDOW}. Use a shorter prompt, or positions: unshifted, where prompts take no positions"
+        )
 
 
 def _between(

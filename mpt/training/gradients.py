@@ -4,9 +4,9 @@ Floating-point sums depend on their order. What is trained here is small, so eve
 of every micro-batch and to add them up in the same fixed order; the trained bits then do not depend on how many ranks
 shared the work.
 
-A micro-batch's gradient travels as one vector: prompts, then the head of its task padded to the largest head, then its
-loss. Heads of other tasks are not in it, so their number costs nothing; nor does a network behind a prompt, since every
-rank passes the sum for the flat prompt on to its own.
+A micro-batch's gradient travels as one vector: what all tasks share (prompts, or weights of the backbone), then the
+head of its task padded to the largest head, then its loss. Heads of other tasks are not in it, so their number costs
+nothing; nor does a network behind a prompt, since every rank passes the sum for the flat prompt on to its own.
 
 Where that is too much to send, every rank sends one sum and the ranks' sums are added in an order of the network's: an
 all-reduce, as other trainers have it, with last bits that depend on the number of ranks.
@@ -34,23 +34,23 @@ class GradientVectors:
     def __init__(self, tagger: Tagger, tasks: Sequence[str]) -> None:
         self.tagger = tagger
         self.tasks = list(tasks)
-        self.prompts: list[nn.Parameter] = [] if tagger.bank is None else list(tagger.bank.slots)
+        self.shared: list[nn.Parameter] = tagger.shared
         self.head_size = max(sum(p.numel() for p in tagger.head(task).parameters()) for task in tasks)
 
     def vector(self, task: str, loss: Float[Tensor, ""]) -> Float[Tensor, " width"]:
         """Gradient of one micro-batch's loss, and the loss; nothing is accumulated, so threads may call it at once."""
         head = list(self.tagger.head(task).parameters())
-        parameters = [*self.prompts, *head]
+        leaves = [*self.tagger.shared_leaves, *head]
         # A layer that no row of the micro-batch prompts has no gradient: zeros.
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         padding = self.head_size - sum(parameter.numel() for parameter in head)
-        parts = [gradient.flatten() for gradient in gradients]
+        parts = [gradient.flatten().float() for gradient in gradients]
         return torch.cat([*parts, loss.new_zeros(padding), loss.detach().reshape(1)])
 
     def add_up(
         self, vectors: Sequence[Float[Tensor, " width"]], accelerator: Accelerator, *, ordered: bool
     ) -> Float[Tensor, " micro_batches"]:
-        """Put the sum over all ranks into `.grad` of prompts and of the heads that took part.
+        """Put the sum over all ranks into `.grad` of what is shared and of the heads that took part.
 
         Args:
             vectors: Of this rank's micro-batches.
@@ -79,7 +79,7 @@ class GradientVectors:
         """Sum the vectors of micro-batches of these tasks, in order, into `.grad`."""
         for task, vector in zip(tasks, vectors, strict=True):
             offset = 0
-            for parameter in [*self.prompts, *self.tagger.head(task).parameters()]:
+            for parameter in [*self.shared, *self.tagger.head(task).parameters()]:
                 gradient = vector[offset : offset + parameter.numel()].view_as(parameter)
                 parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
                 offset += parameter.numel()
@@ -94,7 +94,7 @@ class GradientVectors:
         losses = stacked.new_zeros(len(self.tasks))
         losses[own] = _losses(stacked)
         heads = [p for task in dict.fromkeys(self.tasks) for p in self.tagger.head(task).parameters()]
-        parameters = [*self.prompts, *heads]
+        parameters = [*self.shared, *heads]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         with contact():
             total = accelerator.reduce(torch.cat([part.flatten() for part in [*parts, losses]]), "sum")

@@ -1,4 +1,4 @@
-"""AdamW over prompts and heads, with learning rates that are a function of the step."""
+"""AdamW over all that is trained, with learning rates that are a function of the step."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -18,24 +18,33 @@ def build_optimizer(
     head_learning_rate: float,
     weight_decay: float,
     network_rate: float = 1.0,
+    backbone_learning_rate: float | None = None,
 ) -> torch.optim.AdamW:
-    """One parameter group for each head and one for prompts, or for what they come out of.
+    """A group of parameters for each head, and some for prompts, what they come out of, and the backbone's weights.
 
     A head whose task is not in the step has no gradient and is skipped whole: neither moments nor weight decay move
     it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero. The weights of a
-    network behind a prompt learn at `network_rate` times the prompt's rate.
+    network behind a prompt learn at `network_rate` times the prompt's rate. Of the backbone, matrices are decayed,
+    biases and norms are not.
     """
     groups = [
         {"params": list(head.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}
         for head in tagger.heads.values()
     ]
-    if tagger.bank is not None:
-        network = tagger.bank.reparameterisation
-        flat = list(tagger.bank.slots) if network is None else network.flat_parameters
-        weights = [] if network is None else network.network_parameters
-        for parameters, factor in ((flat, 1.0), (weights, network_rate)):
-            if parameters:
-                groups.append({"params": parameters, "rate": prompt_learning_rate * factor, "weight_decay": 0.0})
+    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    flat = tagger.prompts if network is None else network.flat_parameters
+    weights = [] if network is None else network.network_parameters
+    own = [] if tagger.adaptation is None else list(tagger.adaptation.parameters())
+    matrices, vectors = [p for p in own if p.dim() > 1], [p for p in own if p.dim() == 1]
+    assert not own or backbone_learning_rate is not None, "who trains the backbone has a rate for it"
+    for parameters, rate, decay in (
+        (flat, prompt_learning_rate, 0.0),
+        (weights, prompt_learning_rate * network_rate, 0.0),
+        (matrices, backbone_learning_rate, weight_decay),
+        (vectors, backbone_learning_rate, 0.0),
+    ):
+        if parameters:
+            groups.append({"params": parameters, "rate": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, lr=0.0, foreach=True)
 
 

@@ -110,6 +110,7 @@ def _move(tagger: Tagger, optimizer: Optimizer, workers: Workers, clip_norm: flo
     workers.map(PromptBank.pass_gradient, banks)
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
+    tagger.refresh()
     workers.map(PromptBank.fold, banks)
     return float(norm)
 
