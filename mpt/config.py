@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mpt.errors import ConfigError, did_you_mean
+from mpt.methods import baseline, method
 from mpt.strict_yaml import FieldErrors, Settings, load_model
 
 Positive = Annotated[int, Field(ge=1)]
@@ -208,12 +209,14 @@ class TuningSettings(Settings):
     """Learning rates tried on dev before the runs that count; every method has the same trials.
 
     Attributes:
-        prompt_learning_rates, head_learning_rates: All pairs are tried; an empty list stands for the optimizer's rate.
+        prompt_learning_rates, backbone_learning_rates, head_learning_rates: A method tries all pairs of the rates that
+            it has; an empty list stands for the optimizer's rate.
         seeds: Seeds of the trials; the rates with the best mean are taken. One trial is not enough: scores of a few
             hundred sentences differ more between seeds than between neighbouring rates.
     """
 
     prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.1, 0.2)
+    backbone_learning_rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
     head_learning_rates: tuple[Rate, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1000, 1001)
 
@@ -223,6 +226,32 @@ def _head(value: str) -> str:
     if value not in modes and not re.fullmatch(r"from:.+", value):
         raise ValueError(f'"{value}" is not one of {", ".join(modes)}, from:TASK.{did_you_mean(value, modes)}')
     return value
+
+
+class LoraSettings(Settings):
+    """Low-rank updates of the method "lora".
+
+    Attributes:
+        rank: Rank of an update.
+        alpha: An update is multiplied by alpha / rank.
+        targets: "default" updates what PEFT updates in this architecture, mostly queries and values; "all-linear" every
+            linear layer.
+    """
+
+    rank: Positive = 8
+    alpha: Positive = 16
+    targets: Literal["default", "all-linear"] = "default"
+
+
+class TransferOptimizerSettings(OptimizerSettings):
+    """AdamW.
+
+    Attributes:
+        backbone_learning_rate: Of the backbone's weights, for the methods that train them (bitfit, lora, fine-tuning),
+            at the top of the schedule. Of these weights `weight_decay` decays matrices.
+    """
+
+    backbone_learning_rate: Rate = 3e-4
 
 
 class TransferTrainingSettings(TrainingSettings):
@@ -248,15 +277,18 @@ class TrialSettings(StageSettings):
         head: Of a method that starts from a pretrained prompt: "fresh" draws the head anew, "by-label" copies rows of
             pretrained heads whose label has the same name, "from:TASK" copies the head of one pretrained task with the
             same labels.
+        lora: What the method "lora" adds.
         tuning: Learning rates tried on dev.
         test: Score the test set, once, for every run that counts.
     """
 
     # Settings are frozen, so a narrower type is safe.
+    optimizer: TransferOptimizerSettings = TransferOptimizerSettings()  # type: ignore[assignment]
     training: TransferTrainingSettings = TransferTrainingSettings()  # type: ignore[assignment]
     evaluation: TransferEvaluationSettings = TransferEvaluationSettings()  # type: ignore[assignment]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
+    lora: LoraSettings = LoraSettings()
     tuning: TuningSettings = TuningSettings()
     test: bool = True
 
@@ -268,10 +300,11 @@ class TransferSettings(TrialSettings):
     starts at the pretrained prompt.
 
     Attributes:
-        baselines: "scratch" trains a fresh prompt, "head" a linear head on the bare backbone.
+        baselines: Methods to compare with, see `mpt.methods`: head, bitfit, lora, fine-tuning, prompt-tuning,
+            prefix-tuning, scratch.
     """
 
-    baselines: tuple[Literal["scratch", "head"], ...] = ("scratch",)
+    baselines: tuple[Annotated[str, AfterValidator(baseline)], ...] = ("scratch",)
 
 
 class CompareRow(Settings):
@@ -282,7 +315,7 @@ class CompareRow(Settings):
         set: Settings of the comparison that differ in this row, by dotted path, as `--set` takes them.
     """
 
-    method: str
+    method: Annotated[str, AfterValidator(method)]
     set: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -76,6 +76,19 @@ def baseline(name: str) -> str:
     Raises:
         ValueError: There is none of that name; names the known ones.
     """
-    if name not in BASELINES:
-        raise ValueError(f'"{name}" is not one of {", ".join(BASELINES)}.{did_you_mean(name, BASELINES)}')
+    return _known(name, BASELINES)
+
+
+def method(name: str) -> str:
+    """The name of a method.
+
+    Raises:
+        ValueError: There is none of that name; names the known ones.
+    """
+    return _known(name, tuple(METHODS))
+
+
+def _known(name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise ValueError(f'"{name}" is not one of {", ".join(names)}.{did_you_mean(name, names)}')
     return name

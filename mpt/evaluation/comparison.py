@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from mpt.methods import METHODS
+
 TRANSFER = "transfer"
 SCRATCH = "scratch"
 
@@ -18,7 +20,7 @@ class Result:
     Attributes:
         task: Name of the task.
         shots: Training sentences drawn; None for all.
-        method: "transfer", "scratch" or "head".
+        method: Its name, see `mpt.methods`.
         seed: Seed of the run.
         metric: Name of the score.
         dev, test: Scores in [0, 1]; test is None where there is no test split or it was not asked for.
@@ -83,7 +85,7 @@ def experiments(results: Sequence[Result]) -> list[tuple[str, int | None]]:
 def methods(results: Sequence[Result]) -> list[str]:
     """Methods in the order baselines first, transfer last."""
     found = dict.fromkeys(result.method for result in results)
-    return sorted(found, key=lambda method: ["head", SCRATCH, TRANSFER].index(method))
+    return sorted(found, key=lambda method: list(METHODS).index(method))
 
 
 def comparison_json(results: Sequence[Result]) -> list[dict[str, Any]]:

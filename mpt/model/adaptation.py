@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mpt.errors import BackboneError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swap:
@@ -44,15 +46,17 @@ class Adaptation(nn.Module):
 
     def __init__(self, trained: Mapping[str, tuple[nn.Parameter, nn.Parameter]], swaps: Sequence[Swap]) -> None:
         super().__init__()
-        self.names = tuple(trained)
-        self.values = nn.ParameterDict({name.replace(".", "/"): value for name, (value, _) in trained.items()})
+        self.keys = {name: name.replace(".", "/") for name in trained}  # names of parameters have no dots
+        self.values = nn.ParameterDict()
+        for name, (value, _) in trained.items():  # one by one: a dictionary as a whole would be sorted
+            self.values[self.keys[name]] = value
         self.swaps = list(swaps)
         self.leaves = [leaf for _, leaf in trained.values()]
         """What the backbone computes with, and gradients are taken of, one for each of `parameters()`."""
 
     def named_values(self) -> dict[str, nn.Parameter]:
         """The trained parameters by the backbone's names for them."""
-        return {name: self.values[name.replace(".", "/")] for name in self.names}
+        return {name: self.values[key] for name, key in self.keys.items()}
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -96,18 +100,23 @@ def trained_weights(model: nn.Module, *, biases: bool) -> Adaptation:
     Args:
         model: The backbone's model, with its own weights in place.
         biases: Only these: vectors added by linear layers and norms.
+
+    Raises:
+        BackboneError: It has none.
     """
     trained: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     leaves: dict[nn.Parameter, nn.Parameter] = {}
     swaps = []
     for name, module, attribute, own in _weights(model):
-        if biases and attribute != "bias":
+        if biases and not attribute.endswith("bias"):
             continue
         if own not in leaves:  # else two places share a weight
             value = nn.Parameter(own.detach().float().clone())
             leaves[own] = value if own.dtype == value.dtype else nn.Parameter(own.detach().clone())
             trained[name] = (value, leaves[own])
         swaps.append(Swap(module=module, name=attribute, own=own, other=leaves[own]))
+    if not swaps:
+        raise BackboneError(f'method "bitfit": {type(model).__name__} has no biases to train. Leave the method out')
     return Adaptation(trained, swaps)
 
 

@@ -103,6 +103,12 @@ class Backbone:
         """Type of the weights."""
         return next(self.model.parameters()).dtype
 
+    @property
+    def word_embeddings(self) -> nn.Module:
+        """Its own, from piece ids to the input of the first layer."""
+        self.switch.to(None)
+        return self.model.get_input_embeddings()
+
     def __call__(self, adaptation: Adaptation | None = None, **inputs: Any) -> Float[Tensor, "B S H"]:
         """Last hidden states, computed with its own weights or with those of an adaptation."""
         self.switch.to(adaptation)

@@ -56,7 +56,8 @@ def initial_embeddings(
         initialisation: "text" copies the embeddings of randomly drawn word pieces; the others draw noise.
         seed: Names the draw.
     """
-    words = backbone.model.get_input_embeddings().weight.detach()
+    words = backbone.word_embeddings.weight
+    assert isinstance(words, Tensor), "one vector for each piece"
     if initialisation in NORMAL_SCALES:
         noise = torch.randn((length, words.shape[1]), generator=torch_generator(seed, "shallow prompt"))
         return noise * NORMAL_SCALES[initialisation]
@@ -64,7 +65,7 @@ def initial_embeddings(
     drawn = uniforms(seed, "shallow prompt", "pieces", count=length)
     sources = [texts[number % len(texts)].pieces for number in range(length)]
     ids = [int(source[int(place * len(source))]) for source, place in zip(sources, drawn, strict=True)]
-    return words[torch.tensor(ids, device=words.device)].float().cpu()
+    return words.detach()[torch.tensor(ids, device=words.device)].float().cpu()
 
 
 def _text_prompt(

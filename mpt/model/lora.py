@@ -8,11 +8,27 @@ import torch
 from torch import nn
 
 from mpt.errors import BackboneError
-from mpt.model.adaptation import Adaptation, Swap
+from mpt.model.adaptation import Adaptation, Swap, trained_weights
+from mpt.model.backbone import Backbone
 from mpt.seeding import torch_generator
 
 Targets = Literal["default", "all-linear"]
 ADAPTER = "default"  # PEFT's name for the only adapter of a model
+
+
+def new_adaptation(backbone: Backbone, *, weights: str, seed: int, **lora_facts: Any) -> Adaptation:
+    """What a method trains of a backbone, from its start.
+
+    Args:
+        backbone: Stays as it is.
+        weights: "all", "biases" or "lora".
+        seed: Of what is drawn.
+        **lora_facts: Of `lora`.
+    """
+    backbone.switch.to(None)
+    if weights == "lora":
+        return lora(backbone.model, **lora_facts, seed=seed)
+    return trained_weights(backbone.model, biases=weights == "biases")
 
 
 def require_peft() -> None:
@@ -28,7 +44,7 @@ def require_peft() -> None:
         )
 
 
-def lora(model: nn.Module, *, rank: int, alpha: float, targets: Targets, seed: int) -> Adaptation:
+def lora(model: nn.Module, *, rank: int, alpha: int, targets: Targets, seed: int) -> Adaptation:
     """Low-rank updates of a backbone's linear layers.
 
     Args:
@@ -60,7 +76,7 @@ def lora(model: nn.Module, *, rank: int, alpha: float, targets: Targets, seed: i
     return Adaptation(trained, swaps)
 
 
-def _layers(model: nn.Module, rank: int, alpha: float, targets: Targets) -> dict[str, Any]:
+def _layers(model: nn.Module, rank: int, alpha: int, targets: Targets) -> dict[str, Any]:
     """PEFT's layers by name, standing in the model."""
     from peft import LoraConfig, LoraModel  # type: ignore[import-not-found]
     from peft.tuners.lora import LoraLayer  # type: ignore[import-not-found]
@@ -72,7 +88,7 @@ def _layers(model: nn.Module, rank: int, alpha: float, targets: Targets) -> dict
             LoraModel(model, config, ADAPTER)
     except ValueError as error:
         raise BackboneError(
-            f'method "lora": PEFT has no default for {type(model).__name__}. Set adaptation.lora_targets=all-linear'
+            f'method "lora": PEFT has no default for {type(model).__name__}. Set lora.targets=all-linear'
         ) from error
     del model.peft_config
     for module, mode in modes.items():

@@ -45,7 +45,7 @@ class ShallowPrompt(nn.Module):
         ids_BS = text["input_ids"]
         assert ids_BS is not None, "there is always a text"
         rows, columns = ids_BS.shape
-        words_BSE = backbone.model.get_input_embeddings()(ids_BS)
+        words_BSE = backbone.word_embeddings(ids_BS)
         virtual_PE = dropped(self.embeddings, self.dropout, generator).to(words_BSE.dtype)
         positions = torch.arange(self.length + columns, device=backbone.device) + backbone.first_position
         inputs: dict[str, Tensor | None] = {

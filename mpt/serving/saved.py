@@ -14,10 +14,12 @@ from mpt.errors import BackboneError, CheckpointError
 from mpt.model.backbone import load_backbone
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.heads import TokenHead
+from mpt.model.lora import new_adaptation
 from mpt.model.probe import probe
+from mpt.model.shallow import ShallowPrompt
 from mpt.model.sharding import Sharding
 from mpt.model.tagger import Tagger
-from mpt.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, require_same
+from mpt.training.checkpoint import SHALLOW, Checkpoint, find_checkpoint, load_checkpoint, require_same
 from mpt.training.loop import trained_state
 
 # What must agree for a prompt to mean the same; where the files lie may differ.
@@ -82,12 +84,13 @@ def open_saved(
     checkpoint = load_checkpoint(folder)
     saved = checkpoint.identity["backbone"]
     shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
+    shallow = ShallowPrompt(checkpoint.prompts[SHALLOW]) if SHALLOW in checkpoint.prompts else None
     try:
         backbone = load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
             dtype=saved["dtype"],
-            prompt_length=max((shape.length for shape in shapes), default=0),
+            prompt_length=max((prompt.length for prompt in (*shapes, *([shallow] if shallow else []))), default=0),
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
             device=device,
@@ -110,7 +113,9 @@ def open_saved(
         for name, facts in checkpoint.identity["tasks"].items()
     }
     bank = PromptBank([checkpoint.prompts[f"slot{i}"] for i in range(len(shapes))], shapes) if shapes else None
-    tagger = Tagger(backbone, bank, heads)
+    facts = checkpoint.identity.get("adaptation")
+    adaptation = None if facts is None else new_adaptation(backbone, **facts, seed=0)
+    tagger = Tagger(backbone, bank, heads, shallow=shallow, adaptation=adaptation)
     tagger.load_state_dict(trained_state(tagger, checkpoint))
     return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger)
 

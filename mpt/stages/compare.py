@@ -22,7 +22,7 @@ from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import Resume, open_backbone, open_run_folder, tell
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.stages.pretrain import pretrain
-from mpt.stages.start import Start, start_from
+from mpt.stages.start import Start, require_trainable, start_from
 from mpt.stages.trial import RESULT_FILE, Session, Trial, experiment_name, run_trial, written
 from mpt.stages.tuning import TUNING_FILE, tuned
 from mpt.strict_yaml import dump
@@ -55,6 +55,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
         tasks, notices = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in tasks for count in (common.shots or task.spec.shots or (None,))]
         _check(rows, wanted)
+        require_trainable([_method(name, settings) for name, settings in rows.items()], engine)
         given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
         notices += claim_cores(accelerator)
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})

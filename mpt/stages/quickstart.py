@@ -11,6 +11,7 @@ from mpt.config import (
     PromptSettings,
     TrainingSettings,
     TransferEvaluationSettings,
+    TransferOptimizerSettings,
     TransferSettings,
     TransferTrainingSettings,
     TuningSettings,
@@ -41,18 +42,18 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
         raise ConfigError(f"{folder}: exists already. Remove it, or give another --out")
     data = write_synthetic(folder / "data")
     console.rule("1. pretrain one shared prompt on three synthetic tasks")
-    optimizer = OptimizerSettings(prompt_learning_rate=0.05, head_learning_rate=0.01, warmup_steps=10)
+    optimizer = {"prompt_learning_rate": 0.05, "head_learning_rate": 0.01, "warmup_steps": 10}
     pretrain_settings = PretrainSettings(
         manifest=data / "mixture.yaml",
         prompt=PromptSettings(length=16),
-        optimizer=optimizer,
+        optimizer=OptimizerSettings(**optimizer),
         training=TrainingSettings(steps=200, tokens_per_micro_batch=TOKENS),
         evaluation=EvaluationSettings(every_steps=100),
     )
     pretrain(pretrain_settings, folder / "pretrain", resume="never", console=console)
     console.rule(f"2. transfer it to a fourth task with {SHOTS} labelled sentences, and train one from scratch")
     transfer_settings = TransferSettings(
-        optimizer=optimizer,
+        optimizer=TransferOptimizerSettings(**optimizer),
         training=TransferTrainingSettings(steps=80, tokens_per_micro_batch=TOKENS),
         evaluation=TransferEvaluationSettings(every_steps=20),
         seeds=SEEDS,

@@ -1,18 +1,24 @@
 """What all models of a comparison start from: a backbone, the settings of prompts, and a pretrained model, if any."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, TrialSettings
+from mpt.config import BackboneSettings, LoraSettings, PromptSettings, PromptTrainingSettings, TrialSettings
 from mpt.data.encoded import EncodedTask
-from mpt.evaluation.comparison import TRANSFER
+from mpt.errors import CheckpointError, LaunchError
+from mpt.methods import METHODS, Method
 from mpt.model.backbone import Backbone
+from mpt.model.bank import PromptBank
 from mpt.model.heads import TokenHead
-from mpt.model.initialisation import initial_prompt
-from mpt.model.tagger import Tagger
+from mpt.model.initialisation import initial_embeddings, initial_prompt
+from mpt.model.lora import new_adaptation, require_peft
+from mpt.model.shallow import ShallowPrompt
+from mpt.model.tagger import Tagger, text_behind
 from mpt.serving.saved import SavedModel
 from mpt.stages.assembly import new_bank, prompt_shape
 from mpt.stages.target_head import build_head
+from mpt.training.engines import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,22 @@ class Start:
     prompt_settings: PromptSettings
     pretrained: SavedModel | None = None
 
+    def of(self, method: Method) -> "Start":
+        """The same for one method: positions and prompt as it has them.
+
+        Raises:
+            BackboneError: Its prompt leaves too few positions to the text.
+        """
+        start = self
+        if method.shifted:
+            settings = start.backbone_settings.model_copy(update={"positions": "shifted"})
+            backbone = text_behind(start.backbone, start.prompt_settings.length)
+            start = replace(start, backbone=backbone, backbone_settings=settings)
+        if method.initialisation is not None:
+            settings = start.prompt_settings.model_copy(update={"initialisation": method.initialisation})
+            start = replace(start, prompt_settings=settings)
+        return start
+
     @property
     def origin(self) -> dict[str, Any] | None:
         """What an identity says of the pretrained model."""
@@ -45,7 +67,16 @@ class Start:
 
 
 def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
-    """Start from a pretrained model: its backbone, and its prompt but for what is trained in its place."""
+    """Start from a pretrained model: its backbone, and its prompt but for what is trained in its place.
+
+    Raises:
+        CheckpointError: It is one of the baselines that have no deep prompt to start from.
+    """
+    if saved.tagger.shallow is not None or saved.tagger.adaptation is not None:
+        raise CheckpointError(
+            f"{saved.folder}: trained by a method without a deep prompt ({saved.checkpoint.identity['method']}), "
+            "expected a pretrained prompt. Give the run of a pretraining"
+        )
     identity = saved.checkpoint.identity
     own = identity["backbone"]
     return Start(
@@ -58,21 +89,74 @@ def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     )
 
 
-def new_tagger(start: Start, encoded: EncodedTask, *, method: str, seed: int, settings: TrialSettings) -> Tagger:
-    """The model that a method starts from."""
-    backbone, prompting, task = start.backbone, start.prompt_settings, encoded.task
-    dropout = settings.training.head_dropout
-    if method == TRANSFER:
+def new_tagger(start: Start, encoded: EncodedTask, *, method: Method, seed: int, settings: TrialSettings) -> Tagger:
+    """The model that a method starts from.
+
+    Args:
+        start: The method's, see `Start.of`.
+        encoded: The task.
+        method: What is trained.
+        seed: Of what is drawn.
+        settings: Of the comparison.
+    """
+    backbone, task, dropout = start.backbone, encoded.task, settings.training.head_dropout
+    if method.pretrained:
         assert start.pretrained is not None, "there is nothing to transfer"
-        heads = {task.name: build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)}
-        pretrained = start.pretrained.tagger.bank
-        if pretrained is None:
-            return Tagger(backbone, None, heads)
-        shape, prompt = pretrained.shapes[0], pretrained.slots[0].detach().cpu()
-        return Tagger(backbone, new_bank(prompt, shape, prompting, seed=seed), heads)
-    heads = {task.name: TokenHead(backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=dropout)}
-    if method == "head":
-        return Tagger(backbone, None, heads)
-    shape, texts = prompt_shape(backbone, prompting), [encoded.splits["train"]]
-    prompt = initial_prompt(backbone, shape, texts, initialisation=prompting.initialisation, seed=seed)
-    return Tagger(backbone, new_bank(prompt, shape, prompting, seed=seed), heads)
+        head = build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)
+    else:
+        head = TokenHead(backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=dropout)
+    facts = adaptation_facts(method, settings.lora).get("adaptation")
+    return Tagger(
+        backbone,
+        _deep_prompt(start, encoded, method, seed),
+        {task.name: head},
+        shallow=_shallow_prompt(start, encoded, seed) if method.prompt == "shallow" else None,
+        adaptation=None if facts is None else new_adaptation(backbone, **facts, seed=seed),
+    )
+
+
+def adaptation_facts(method: Method, settings: LoraSettings) -> dict[str, dict[str, Any]]:
+    """What an identity says of a method that trains weights of the backbone, as `new_adaptation` takes it."""
+    if method.weights is None:
+        return {}
+    return {"adaptation": {"weights": method.weights, **(settings.model_dump() if method.weights == "lora" else {})}}
+
+
+def _deep_prompt(start: Start, encoded: EncodedTask, method: Method, seed: int) -> PromptBank | None:
+    if method.prompt != "deep":
+        return None
+    prompting = start.prompt_settings
+    if method.pretrained:
+        saved = None if start.pretrained is None else start.pretrained.tagger.bank
+        if saved is None:
+            return None  # pretrained heads alone
+        return new_bank(saved.slots[0].detach().cpu(), saved.shapes[0], prompting, seed=seed)
+    shape, texts = prompt_shape(start.backbone, prompting), [encoded.splits["train"]]
+    prompt = initial_prompt(start.backbone, shape, texts, initialisation=prompting.initialisation, seed=seed)
+    return new_bank(prompt, shape, prompting, seed=seed)
+
+
+def _shallow_prompt(start: Start, encoded: EncodedTask, seed: int) -> ShallowPrompt:
+    prompting, texts = start.prompt_settings, [encoded.splits["train"]]
+    embeddings = initial_embeddings(
+        start.backbone, prompting.length, texts, initialisation=prompting.initialisation, seed=seed
+    )
+    return ShallowPrompt(embeddings, dropout=prompting.dropout)
+
+
+def require_trainable(methods: Sequence[str], engine: Engine) -> None:
+    """Refuse methods that cannot be trained here, before anything is.
+
+    Raises:
+        BackboneError: PEFT is needed and not installed.
+        LaunchError: The launch is under an engine that trains deep prompts and heads only.
+    """
+    if any(METHODS[name].weights == "lora" for name in methods):
+        require_peft()
+    whole = [name for name in methods if METHODS[name].weights or METHODS[name].prompt == "shallow"]
+    if whole and (engine.sharding is not None or engine.zero is not None):
+        raise LaunchError(
+            f"launched under {engine.name}: {', '.join(whole)} train what the backbone computes with, "
+            "expected methods with deep prompts and heads alone. Leave them out, or launch without an engine "
+            "(configs/accelerate/)"
+        )

@@ -20,7 +20,7 @@ from mpt.stages.assembly import (
     tell,
 )
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
-from mpt.stages.start import start_from
+from mpt.stages.start import require_trainable, start_from
 from mpt.stages.target_head import build_head
 from mpt.stages.trial import RESULT_FILE, Session, Trial, experiment_name, run_trial, written
 from mpt.stages.tuning import tuned
@@ -67,6 +67,8 @@ def transfer(
         loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
         saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
+        start = start_from(saved, settings.prompt)
+        require_trainable(settings.baselines, engine)
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
         notices += claim_cores(accelerator)
@@ -78,7 +80,7 @@ def transfer(
         if accelerator.is_main_process:
             open_run_folder(folder, given, resume=resume)
     session = Session(
-        start=start_from(saved, settings.prompt),
+        start=start,
         settings=settings,
         manifest=manifest,
         accelerator=accelerator,

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from mpt.config import OptimizerSettings, TrialSettings
+from mpt.config import TransferOptimizerSettings, TrialSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest import Manifest
 from mpt.data.splits import sample_sentences
@@ -18,10 +18,11 @@ from mpt.data.tasks import Task
 from mpt.evaluation.comparison import Result
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.files import remove_folder, replace_durable, to_json
+from mpt.methods import METHODS
 from mpt.model.tagger import Tagger
 from mpt.stages.assembly import build_plan, cost_of, encode_tasks, execute, keep_trunk, sharing, tell
 from mpt.stages.identity import identity_of
-from mpt.stages.start import Start, new_tagger
+from mpt.stages.start import Start, adaptation_facts, new_tagger
 from mpt.training.checkpoint import read_json
 from mpt.training.engines import Engine
 from mpt.training.loop import Progress
@@ -38,7 +39,7 @@ class Trial:
     shots: int | None
     method: str
     seed: int
-    optimizer: OptimizerSettings
+    optimizer: TransferOptimizerSettings
 
     @property
     def title(self) -> str:
@@ -125,9 +126,10 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
     if trial.shots is not None:
         train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
         task = replace(task, splits={**task.splits, "train": train})
-    start = session.start
+    method = METHODS[trial.method]
+    start = session.start.of(method)
     (encoded,), _ = encode_tasks([task], start.backbone)
-    tagger = new_tagger(start, encoded, method=trial.method, seed=trial.seed, settings=settings)
+    tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
     shapes = [] if tagger.bank is None else tagger.bank.shapes
     (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, start.backbone_settings, session.accelerator)
     tell(session.console, notices)
@@ -145,6 +147,7 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
             "shots": trial.shots,
             "head": settings.head,
             "init_from": start.origin,
+            **adaptation_facts(method, settings.lora),
             "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
         },
     )

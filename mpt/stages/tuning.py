@@ -3,17 +3,18 @@
 from itertools import product
 from pathlib import Path
 
-from mpt.config import OptimizerSettings
+from mpt.config import TransferOptimizerSettings
 from mpt.data.tasks import Task
 from mpt.errors import DivergedError, TrainingError
 from mpt.files import replace_durable, to_json
+from mpt.methods import METHODS, Rate
 from mpt.stages.trial import Session, Trial, experiment_name, train_trial, written
 from mpt.training.ranks import together
 
 TUNING_FILE = "tuning.json"
 
 
-def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
+def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> TransferOptimizerSettings:
     """The learning rates with the best dev score; the settings' own when there is nothing to choose.
 
     Args:
@@ -27,19 +28,15 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
         TrainingError: Every pair of rates diverged.
     """
     optimizer, tuning = session.settings.optimizer, session.settings.tuning
-    prompt_rates = tuning.prompt_learning_rates if method != "head" else ()
-    grid = list(
-        product(
-            prompt_rates or (optimizer.prompt_learning_rate,),
-            tuning.head_learning_rates or (optimizer.head_learning_rate,),
-        )
-    )
+    names = METHODS[method].rates
+    tried = (getattr(tuning, f"{name}_learning_rates") or (getattr(optimizer, _field(name)),) for name in names)
+    grid = list(product(*tried))
     chosen = parent / TUNING_FILE
     if (done := written(session, chosen)) is not None:
         return optimizer.model_copy(update=done["chosen"])
     trials: list[dict[str, float | None]] = []
-    for prompt_rate, head_rate in grid if len(grid) > 1 else []:
-        rates = {"prompt_learning_rate": prompt_rate, "head_learning_rate": head_rate}
+    for values in grid if len(grid) > 1 else []:
+        rates = {_field(name): value for name, value in zip(names, values, strict=True)}
         candidate = optimizer.model_copy(update=rates)
         found = [
             _tuning_score(session, Trial(task=task, shots=shots, method=method, seed=seed, optimizer=candidate))
@@ -49,7 +46,9 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
         dev = sum(finite) / len(finite) if len(finite) == len(found) else None
         trials.append({**rates, "dev": dev})
         session.console.print(
-            f"tuning {experiment_name(task.name, shots)} {method}: prompt {prompt_rate:g}, head {head_rate:g}: "
+            f"tuning {experiment_name(task.name, shots)} {method}: "
+            + ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
+            + ": "
             + ("diverged" if dev is None else f"dev {100 * dev:.1f}"),
             highlight=False,
         )
@@ -58,16 +57,21 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
     usable = [(one["dev"], one) for one in trials if one["dev"] is not None]
     if not usable:
         raise TrainingError(
-            f"{parent}: training diverged with every rate of tuning.prompt_learning_rates and "
-            "tuning.head_learning_rates. Add lower ones"
+            f"{parent}: training diverged with every rate of "
+            f"{' and '.join(f'tuning.{name}_learning_rates' for name in names)}. Add lower ones"
         )
     best = max(usable, key=lambda pair: pair[0])[1]
-    rates = {name: best[name] for name in ("prompt_learning_rate", "head_learning_rate")}
+    rates = {_field(name): best[_field(name)] for name in names}
     with together(session.accelerator):
         if session.accelerator.is_main_process:
             parent.mkdir(parents=True, exist_ok=True)
             replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
     return optimizer.model_copy(update=rates)
+
+
+def _field(rate: Rate) -> str:
+    """The setting of a learning rate."""
+    return f"{rate}_learning_rate"
 
 
 def _tuning_score(session: Session, trial: Trial) -> float | None:

@@ -2,19 +2,22 @@
 
 A checkpoint is a folder `step-00001200` with
 
-    prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]
+    prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]; a shallow
+                            prompt as [prompt length, width of word embeddings]
     heads.safetensors       TASK.weight and TASK.bias of every task
     optimizer.safetensors   moments and counts of every trained tensor
     reparameterisation.safetensors
                             weights of the network that the prompt comes out of while it is trained, where there is
                             one; for going on with the run, since prompts.safetensors holds its output
+    backbone.safetensors    what was trained of the backbone's own weights, in float32, where a method trains them
     state.json              step, score, history of scores
     identity.json           what the state belongs to: backbone digests, prompt shapes, tasks and labels, manifest, ...
     CHECKPOINT.json         format version, size and SHA-256 of each file above, and its own digest; written last
 
 Promises: a listed folder is complete (written elsewhere, flushed, renamed); any changed, missing or extra byte is
-refused by name before anything is used; old checkpoints are removed only after the new one has been read back; the
-backbone is never in it. Not promised: protection from somebody who can rewrite a folder with all its digests.
+refused by name before anything is used; old checkpoints are removed only after the new one has been read back; of the
+backbone nothing is in it but what was trained. Not promised: protection from somebody who can rewrite a folder with all
+its digests.
 
 A run that was stopped before the evaluation of its step was done leaves `step-00001200-unscored`; when it goes on, it
 makes up for the evaluation, and the scored checkpoint takes the place of the unscored one.
@@ -39,6 +42,8 @@ FORMAT_VERSION = 1
 SEAL = "CHECKPOINT.json"
 TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
 REPARAMETERISATION = "reparameterisation.safetensors"
+BACKBONE = "backbone.safetensors"
+SHALLOW = "shallow"  # name of a shallow prompt's tensor
 JSON_FILES = ("state.json", "identity.json")
 LARGEST_JSON = 64 * 1024 * 1024
 UNSCORED = "-unscored"
@@ -57,6 +62,7 @@ class Checkpoint:
         state: Counters and scores; JSON types.
         identity: What the state belongs to; JSON types.
         reparameterisation: Weights of the network behind the prompt; empty where there is none.
+        backbone: Trained weights of the backbone by its names for them; empty where it was frozen.
     """
 
     prompts: Mapping[str, Tensor]
@@ -65,6 +71,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     identity: Mapping[str, Any]
     reparameterisation: Mapping[str, Tensor] = field(default_factory=dict)
+    backbone: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -96,8 +103,9 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint, *, unscored: bool = Fa
         "state.json": to_json(checkpoint.state),
         "identity.json": to_json(checkpoint.identity),
     }
-    if checkpoint.reparameterisation:
-        contents[REPARAMETERISATION] = safetensors.torch.save(dict(checkpoint.reparameterisation))
+    for name, tensors in ((REPARAMETERISATION, checkpoint.reparameterisation), (BACKBONE, checkpoint.backbone)):
+        if tensors:
+            contents[name] = safetensors.torch.save(dict(tensors))
     try:
         with published_folder(target) as folder:
             for name, content in contents.items():
@@ -190,8 +198,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     verify(folder)
     try:
         prompts, heads, optimizer = (safetensors.torch.load_file(folder / name) for name in TENSOR_FILES)
-        network = folder / REPARAMETERISATION
-        reparameterisation = safetensors.torch.load_file(network) if network.exists() else {}
+        reparameterisation, backbone = (
+            safetensors.torch.load_file(folder / name) if (folder / name).exists() else {}
+            for name in (REPARAMETERISATION, BACKBONE)
+        )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(_damage(folder, [str(error)])) from error
     state, identity = (read_json(folder / name) for name in JSON_FILES)
@@ -202,6 +212,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         state=state,
         identity=identity,
         reparameterisation=reparameterisation,
+        backbone=backbone,
     )
 
 

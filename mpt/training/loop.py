@@ -15,13 +15,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from mpt.config import StageSettings
+from mpt.config import StageSettings, TransferOptimizerSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import Plan
 from mpt.errors import Preempted
 from mpt.model.tagger import Tagger
 from mpt.signals import StopRequest
-from mpt.training.checkpoint import Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
+from mpt.training.checkpoint import SHALLOW, Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
 from mpt.training.engines import Engine
 from mpt.training.optimizer import (
     Optimizer,
@@ -147,11 +147,15 @@ def _go_on(run: Run, optimizer: Optimizer, progress: Progress, *, resumed: bool)
 
 def _optimizer(run: Run, state: Mapping[str, Tensor]) -> Optimizer:
     """As the engine has it, over what the model holds now and with moments from a checkpoint."""
+    settings = run.settings.optimizer
     adamw = build_optimizer(
         run.tagger,
-        prompt_learning_rate=run.settings.optimizer.prompt_learning_rate,
-        head_learning_rate=run.settings.optimizer.head_learning_rate,
-        weight_decay=run.settings.optimizer.weight_decay,
+        prompt_learning_rate=settings.prompt_learning_rate,
+        head_learning_rate=settings.head_learning_rate,
+        weight_decay=settings.weight_decay,
+        backbone_learning_rate=(
+            settings.backbone_learning_rate if isinstance(settings, TransferOptimizerSettings) else None
+        ),
         network_rate=run.settings.prompt.chosen_network_rate,
     )
     zero = run.engine.zero
@@ -273,15 +277,23 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
 
 
 def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
-    slots = [] if tagger.bank is None else list(tagger.bank.slots)
     network = None if tagger.bank is None else tagger.bank.reparameterisation
-    weights = {} if network is None else network.state_dict()
-    heads = {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()}
-    return {
-        "prompts": {f"slot{i}": slot.detach().cpu().contiguous() for i, slot in enumerate(slots)},
-        "heads": {name: parameter.detach().cpu().contiguous() for name, parameter in heads.items()},
-        "reparameterisation": {name: weight.cpu().contiguous() for name, weight in weights.items()},
+    parts: dict[str, Mapping[str, Tensor]] = {
+        "prompts": _prompts(tagger),
+        "heads": {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()},
+        "reparameterisation": {} if network is None else network.state_dict(),
+        "backbone": {} if tagger.adaptation is None else tagger.adaptation.named_values(),
     }
+    return {
+        part: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
+
+
+def _prompts(tagger: Tagger) -> dict[str, Tensor]:
+    """Flat prompts under their names in a checkpoint."""
+    deep = {} if tagger.bank is None else {f"slot{i}": slot for i, slot in enumerate(tagger.bank.slots)}
+    return deep if tagger.shallow is None else {**deep, SHALLOW: tagger.shallow.embeddings}
 
 
 def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
@@ -308,9 +320,12 @@ def trained_state(tagger: Tagger, checkpoint: Checkpoint) -> dict[str, Tensor]:
     slots = [] if tagger.bank is None else range(len(tagger.bank.slots))
     network = None if tagger.bank is None else tagger.bank.reparameterisation
     weights = {} if network is None else checkpoint.reparameterisation
+    adapted = {} if tagger.adaptation is None else tagger.adaptation.keys
     return {
         **{f"bank.slots.{slot}": checkpoint.prompts[f"slot{slot}"] for slot in slots},
         **{f"bank.reparameterisation.{name}": weight for name, weight in weights.items()},
+        **({} if tagger.shallow is None else {"shallow.embeddings": checkpoint.prompts[SHALLOW]}),
+        **{f"adaptation.values.{key}": checkpoint.backbone[name] for name, key in adapted.items()},
         **{
             f"_heads.task_{task}.{name}": checkpoint.heads[f"{task}.{name}"]
             for task, head in tagger.heads.items()

@@ -101,19 +101,19 @@ def pretrain_settings(world, **changes):
 def transfer_settings(**changes):
     """Settings of transfer runs of six steps with two seeds."""
     from mpt.config import (
-        OptimizerSettings,
         TransferEvaluationSettings,
+        TransferOptimizerSettings,
         TransferSettings,
         TransferTrainingSettings,
         TuningSettings,
     )
 
     settings = TransferSettings(
-        optimizer=OptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
+        optimizer=TransferOptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
         training=TransferTrainingSettings(steps=6, tokens_per_micro_batch=256, micro_batches=1),
         evaluation=TransferEvaluationSettings(every_steps=3),
         seeds=(0, 1),
-        tuning=TuningSettings(prompt_learning_rates=(), head_learning_rates=()),
+        tuning=TuningSettings(prompt_learning_rates=(), backbone_learning_rates=(), head_learning_rates=()),
     )
     return changed(settings, **changes)
 

@@ -246,14 +246,14 @@ def test_every_method_is_tuned_on_the_same_grid_and_dev_decides(world, tmp_path)
     for method in ("scratch", "transfer", "head"):
         folder = tmp_path / "results" / "firms-20" / method
         tuning = read(folder / "tuning.json")
-        grids[method] = [(it["prompt_learning_rate"], it["head_learning_rate"]) for it in tuning["trials"]]
+        grids[method] = [(it.get("prompt_learning_rate"), it["head_learning_rate"]) for it in tuning["trials"]]
         best = max(tuning["trials"], key=lambda one: one["dev"])
         assert tuning["chosen"] == {name: best[name] for name in tuning["chosen"]}
         used = read(folder / "seed-0" / "result.json")["optimizer"]
         assert {name: used[name] for name in tuning["chosen"]} == tuning["chosen"]
         assert len({it["dev"] for it in tuning["trials"]}) > 1, "the trials must differ for this test to say anything"
     assert grids["scratch"] == grids["transfer"] == [(0.001, 0.0001), (0.001, 0.1), (0.2, 0.0001), (0.2, 0.1)]
-    assert grids["head"] == [(0.2, 0.0001), (0.2, 0.1)], "without a prompt there is no rate of it to tune"
+    assert grids["head"] == [(None, 0.0001), (None, 0.1)], "without a prompt there is no rate of it to tune"
 
 
 def test_tuning_uses_its_own_seed_and_never_the_test_set(world, tmp_path, monkeypatch):

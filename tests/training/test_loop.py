@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -6,9 +7,23 @@ import torch
 from common.runs import changed, make_parts, state_bytes, transfer_settings
 from rich.console import Console
 
+from mpt.model.lora import new_adaptation
+from mpt.model.shallow import ShallowPrompt
+from mpt.model.tagger import Tagger
 from mpt.training.checkpoint import best, latest, list_checkpoints, load_checkpoint
 from mpt.training.loop import Run, selection_score, train, trained_state
 from mpt.training.runlog import RunLog
+
+TRAINED = {
+    "deep": lambda tagger: tagger,
+    "shallow": lambda tagger: Tagger(
+        tagger.backbone, None, tagger.heads, shallow=ShallowPrompt(torch.ones((3, 32)), dropout=0.1)
+    ),
+    "weights": lambda tagger: Tagger(
+        tagger.backbone, None, tagger.heads, adaptation=new_adaptation(tagger.backbone, weights="all", seed=0)
+    ),
+}
+"""What a run trains besides heads."""
 
 
 class Script:
@@ -27,9 +42,10 @@ class Script:
         return score if isinstance(score, dict) else dict.fromkeys(("people", "places", "words"), score)
 
 
-def make_run(world, folder, scores, *, step=0, dropout=0.1, **changes):
+def make_run(world, folder, scores, *, step=0, dropout=0.1, trained="deep", **changes):
     """A run whose dev scores are given; an evaluation every step unless told otherwise."""
     parts = make_parts(world, dropout=dropout)
+    parts = replace(parts, tagger=TRAINED[trained](parts.tagger))
     settings = changed(transfer_settings(), **{"evaluation__every_steps": 1, "training__steps": len(scores), **changes})
     if folder is not None:
         folder.mkdir(exist_ok=True)
@@ -182,23 +198,26 @@ def test_the_learning_rate_is_a_function_of_the_step(world, tmp_path, schedule):
     assert factors[-1] == (0.5 if schedule == "linear" else 1.0)
 
 
-def test_loading_a_checkpoint_and_going_on_is_the_same_as_never_stopping(world, tmp_path):
+@pytest.mark.parametrize("trained", TRAINED)
+def test_loading_a_checkpoint_and_going_on_is_the_same_as_never_stopping(world, tmp_path, trained):
     scores = [0.1, 0.3, 0.2, 0.4]
-    whole = make_run(world, tmp_path / "whole", scores)
+    whole = make_run(world, tmp_path / "whole", scores, trained=trained)
     train(whole)
-    first = make_run(world, tmp_path / "parts", scores)
+    first = make_run(world, tmp_path / "parts", scores, trained=trained)
     first.evaluate.scores = [*scores[:2], None]  # the third evaluation crashes
     with pytest.raises(TypeError):
         train(first)
-    second = make_run(world, tmp_path / "parts", scores, step=2)
+    second = make_run(world, tmp_path / "parts", scores, step=2, trained=trained)
     second.evaluate.scores = scores[2:]
     progress = train(second, load_checkpoint(latest(tmp_path / "parts")))
     assert progress.scores == pytest.approx(scores)
     assert [entry["step"] for entry in progress.history] == [1, 2, 3, 4]
     for name in ("step-00000003", "step-00000004"):
         one, other = (tmp_path / run / "checkpoints" / name for run in ("whole", "parts"))
-        for file in ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors", "identity.json"):
-            assert (one / file).read_bytes() == (other / file).read_bytes(), (name, file)
+        assert ("backbone.safetensors" in {path.name for path in one.iterdir()}) == (trained == "weights")
+        for path in one.glob("*.safetensors"):
+            assert path.read_bytes() == (other / path.name).read_bytes(), path
+        assert (one / "identity.json").read_bytes() == (other / "identity.json").read_bytes()
         # Seconds are measured, everything else is computed.
         straight, resumed = ({**load_checkpoint(folder).state, "seconds": 0} for folder in (one, other))
         assert straight == resumed
