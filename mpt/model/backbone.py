@@ -109,7 +109,9 @@ class Backbone:
         self.switch.to(None)
         return self.model.get_input_embeddings()
 
-    def __call__(self, adaptation: Adaptation | None = None, **inputs: Any) -> Float[Tensor, "B S H"]:
+    def __call__(
+        self, inputs: Mapping[str, Tensor | None], adaptation: Adaptation | None = None
+    ) -> Float[Tensor, "B S H"]:
         """Last hidden states, computed with its own weights or with those of an adaptation."""
         self.switch.to(adaptation)
         return self.model(**inputs).last_hidden_state

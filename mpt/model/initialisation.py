@@ -78,7 +78,7 @@ def _text_prompt(
     injection.prompts = [None] * backbone.num_layers
     injection.captured = []
     with torch.no_grad():
-        backbone(**text_inputs(batch))
+        backbone(text_inputs(batch))
     captured, injection.captured = injection.captured, None
     drawn = uniforms(seed, "prompt", "pieces", number, count=count)
     places = _places(batch)

@@ -143,7 +143,7 @@ class Tagger(nn.Module):
         if backbone.trunk is not None:
             assert batch.trunk_depth <= self.lowest_prompted_layer, "prompts below kept outputs have no effect"
             backbone.trunk.depth, backbone.trunk.states = batch.trunk_depth, batch.trunk_BSH
-        hidden_BSH = backbone(self.adaptation, **inputs)[:, 0 if self.shallow is None else self.shallow.length :]
+        hidden_BSH = backbone(inputs, self.adaptation)[:, 0 if self.shallow is None else self.shallow.length :]
         if backbone.trunk is not None:
             backbone.trunk.states = None
         return hidden_BSH.flatten(0, 1)[batch.words_M].float()

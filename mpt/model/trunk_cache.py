@@ -47,7 +47,7 @@ def trunk_states(backbone: Backbone, batch: Batch, depth: int, *, prompt_length:
     backbone.injection.prompts = [None] * backbone.num_layers
     trunk.depth, trunk.capturing = depth, True
     try:
-        backbone(**inputs)
+        backbone(inputs)
     finally:
         trunk.capturing = False
     assert trunk.captured is not None, "some layer is above the trunk"

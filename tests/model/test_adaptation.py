@@ -130,7 +130,7 @@ def test_lora_changes_nothing_at_its_start_and_is_drawn_from_its_seed(folder):
     facts = {"weights": "lora", "rank": 2, "alpha": 4, "targets": "all-linear"}
     first, again, other = (new_adaptation(backbone, **facts, seed=seed) for seed in (0, 0, 1))
     with torch.no_grad():
-        assert torch.equal(backbone(first, input_ids=IDS), backbone(input_ids=IDS))
+        assert torch.equal(backbone({"input_ids": IDS}, first), backbone({"input_ids": IDS}))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
@@ -162,7 +162,7 @@ def test_an_unpadded_batch_and_segments_take_a_shallow_prompt(tmp_path):
     first = {**bare, "token_type_ids": torch.zeros_like(IDS[:1])}
     second = {**bare, "token_type_ids": torch.ones_like(IDS[:1])}
     with torch.no_grad():
-        states = [backbone(**prompt.inputs(backbone, inputs, None)) for inputs in (bare, first, second)]
+        states = [backbone(prompt.inputs(backbone, inputs, None)) for inputs in (bare, first, second)]
     assert torch.equal(states[0], states[1])
     assert not torch.allclose(states[0], states[2])
     assert prompt.inputs(backbone, second, None)["token_type_ids"].tolist() == [[0] * LENGTH + [1] * 5]
