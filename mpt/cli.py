@@ -67,7 +67,9 @@ def transfer(
     task: Annotated[list[str], typer.Option(help="Target task; repeat it for several. All when not given.")] = [],  # noqa: B006
     shots: Annotated[str, typer.Option(help="Training sentences drawn for each run, e.g. 100 or 100,200.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, one run each, e.g. 0,1,2.")] = "",
-    baseline: Annotated[str | None, typer.Option(help="scratch, head, or both with a comma; empty for none.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Baselines with commas (README has all); empty for none.")
+    ] = None,
     head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/transfer_MANIFEST when not given.")] = None,
     resume: Annotated[

@@ -19,7 +19,7 @@ from mpt.strict_yaml import FieldErrors, Settings, load_model
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-ROW_FIELDS = ("prompt", "optimizer", "training", "evaluation", "tuning", "head")
+ROW_FIELDS = ("prompt", "lora", "optimizer", "training", "evaluation", "tuning", "head")
 """Settings that may differ between the rows of a comparison."""
 
 

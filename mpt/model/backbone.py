@@ -107,7 +107,8 @@ class Backbone:
     def word_embeddings(self) -> nn.Module:
         """Its own, from piece ids to the input of the first layer."""
         self.switch.to(None)
-        return self.model.get_input_embeddings()
+        model: Any = self.model
+        return model.get_input_embeddings()
 
     def __call__(
         self, inputs: Mapping[str, Tensor | None], adaptation: Adaptation | None = None

@@ -221,6 +221,12 @@ CASES = (
     ),
     Case(
         topic="Command line",
+        what="An unknown baseline",
+        command=(*TRANSFER, "--baseline", "scratch,fine-tunning"),
+        parts=('"fine-tunning" is not one of head, bitfit, lora, fine-tuning', 'Did you mean "fine-tuning"?'),
+    ),
+    Case(
+        topic="Command line",
         what="A head of an unknown task",
         command=(*TRANSFER, "--head", "from:peopel"),
         parts=("head from:peopel: no such task", "people, places, words", 'Did you mean "people"?'),
