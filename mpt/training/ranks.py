@@ -51,7 +51,7 @@ def contact() -> Iterator[None]:
     except RuntimeError as error:
         raise LaunchError(
             "lost contact with another process of this run, so it cannot go on. The other one has failed, was killed "
-            "(often for memory) or is away: its own message, or the launcher's, says why. Start the run again "
+            "(often for memory) or is out of reach: its own message, or the launcher's, says why. Start the run again "
             "with --resume auto "
             f"({str(error).splitlines()[0]})"
         ) from error
