@@ -8,10 +8,13 @@ from mpt.config import (
     PromptSettings,
     TrainingSettings,
     TransferSettings,
+    load_compare_settings,
     load_pretrain_settings,
     load_transfer_settings,
 )
+from mpt.data.manifest import load_manifest
 from mpt.errors import ConfigError
+from mpt.methods import METHODS
 from mpt.strict_yaml import dump
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +130,25 @@ def test_every_reference_configuration_is_valid(path):
     settings = load(path)
     if isinstance(settings, PretrainSettings):
         assert settings.manifest.is_file()
+
+
+COMPARISONS = [
+    *(ROOT / "configs" / "compare").glob("*.yaml"),
+    *(path for path in (ROOT / "configs" / "paper").glob("*.yaml") if not path.name.startswith("pretrain")),
+]
+
+
+@pytest.mark.parametrize("path", sorted(COMPARISONS), ids=lambda path: path.name)
+def test_every_comparison_is_valid_and_its_tasks_exist(path):
+    rows = load_compare_settings(path)
+    settings = next(iter(rows.values()))
+    manifest = load_manifest(settings.manifest)
+    assert set(settings.tasks) <= set(manifest.tasks)
+    assert {row.method for row in settings.rows.values()} <= set(METHODS)
+    if settings.pretrain is not None:
+        pretraining = load_pretrain_settings(settings.pretrain)
+        assert set(pretraining.tasks) <= set(load_manifest(pretraining.manifest).tasks)
+        assert pretraining.backbone == settings.backbone, "rows differ in their methods alone"
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("mlp", 0.01), ("residual_mlp", 0.001), ("lstm", 0.01)])
