@@ -129,23 +129,29 @@ def test_an_error_in_the_work_of_one_rank_is_told_by_it_alone(world, tmp_path):
     assert "MemoryError: no memory left" in loud
 
 
-def transfer(rank, world, folder, resume, sabotage=None):
+def transfer(rank, world, folder, resume, sabotage=None, baselines=("scratch",)):
     if sabotage is not None and sabotage[0] == rank:
         spoil(*sabotage[1:])
-    run_transfer(world, folder, resume=resume, training__micro_batches=2, seeds=(0,))
+    run_transfer(world, folder, resume=resume, training__micro_batches=2, seeds=(0,), baselines=baselines)
 
 
 def results(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
+    """Everything of a comparison that is computed, not measured."""
+    found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
+    content = {
+        name: path.read_bytes()
+        for name, path in found.items()
         if path.suffix in (".safetensors", ".md") or path.name in ("result.json", "tuning.json")
     }
+    for name in [name for name in content if name.endswith("result.json")]:
+        content[name] = {**json.loads(content[name]), "cost": None}
+    return content
 
 
-def test_two_ranks_transfer_the_same_bits_as_one(world, tmp_path):
-    transfer(0, world, tmp_path / "one", "never")
-    run_ranks(2, tmp_path / "out", transfer, world, tmp_path / "two", "never")
+@pytest.mark.parametrize("baselines", [("scratch",), ("fine-tuning", "lora", "prompt-tuning")])
+def test_two_ranks_transfer_the_same_bits_as_one(world, tmp_path, baselines):
+    transfer(0, world, tmp_path / "one", "never", baselines=baselines)
+    run_ranks(2, tmp_path / "out", transfer, world, tmp_path / "two", "never", None, baselines)
     assert results(tmp_path / "two") == results(tmp_path / "one")
 
 
