@@ -16,6 +16,9 @@ from mpt.model.lora import lora, new_adaptation
 from mpt.model.shallow import ShallowPrompt
 from mpt.model.tagger import Tagger, text_behind
 from mpt.training.gradients import GradientVectors
+from mpt.training.optimizer import WholeOptimizer, build_optimizer
+from mpt.training.step import _move
+from mpt.training.workers import Workers
 
 LENGTH = 3
 IDS = torch.tensor([[5, 6, 7, 8, 9], [6, 9, 5, 0, 0]])
@@ -237,3 +240,49 @@ def test_a_weight_in_two_places_is_trained_once():
     assert list(adaptation.named_values()) == ["a.weight", "a.bias", "b.bias"]
     assert len({id(swap.other) for swap in adaptation.swaps if swap.name == "weight"}) == 1
     assert adaptation.keys == {"a.weight": "a/weight", "a.bias": "a/bias", "b.bias": "b/bias"}
+
+
+def test_what_starts_from_a_backbone_starts_from_its_own_weights_whoever_computed_last(tmp_path):
+    backbone = load_backbone(str(tiny_backbone(tmp_path / "bert", "bert")), dtype="float32", longest_window=48)
+    own = {name: p.clone() for name, p in backbone.model.named_parameters()}
+    for facts in ({"weights": "all"}, {"weights": "lora", "rank": 2, "alpha": 2, "targets": "all-linear"}):
+        tagger = tagger_over(backbone, adaptation=new_adaptation(backbone, **facts, seed=0))
+        assert tagger.adaptation is not None
+        with torch.no_grad():
+            for value in tagger.adaptation.parameters():
+                value.add_(1.0)
+            tagger("t", BATCH)
+        fresh = new_adaptation(backbone, weights="all", seed=0).named_values()
+        assert fresh.keys() == own.keys()
+        assert all(torch.equal(value, own[name]) for name, value in fresh.items())
+        tagger("t", BATCH)
+        assert torch.equal(backbone.word_embeddings.weight, own["embeddings.word_embeddings.weight"])
+
+
+def test_kept_trunk_outputs_are_below_nothing_that_is_trained(tmp_path):
+    backbone = load_backbone(str(tiny_backbone(tmp_path / "bert", "bert")), dtype="float32", longest_window=48)
+    assert tagger_over(backbone).lowest_prompted_layer == backbone.num_layers
+    assert tagger_over(backbone, shallow=ShallowPrompt(torch.zeros(2, HIDDEN))).lowest_prompted_layer == 0
+    assert tagger_over(backbone, adaptation=trained_weights(backbone.model, biases=True)).lowest_prompted_layer == 0
+
+
+def test_a_step_moves_the_copies_with_the_values(tmp_path):
+    backbone = load_backbone(str(tiny_backbone(tmp_path / "bert", "bert")), dtype="bfloat16", longest_window=48)
+    tagger = tagger_over(backbone, adaptation=trained_weights(backbone.model, biases=False))
+    before = [leaf.detach().clone() for leaf in tagger.shared_leaves]
+    gradients(tagger)
+    rates = {"prompt_learning_rate": 1.0, "head_learning_rate": 0.5, "backbone_learning_rate": 0.25}
+    adamw = build_optimizer(tagger, **rates, weight_decay=0.125)
+    matrices = [p for p in tagger.shared if p.dim() > 1]
+    groups = [([id(p) for p in group["params"]], group["rate"], group["weight_decay"]) for group in adamw.param_groups]
+    assert groups == [
+        ([id(p) for p in tagger.head("t").parameters()], 0.5, 0.125),
+        ([id(p) for p in matrices], 0.25, 0.125),
+        ([id(p) for p in tagger.shared if p.dim() == 1], 0.25, 0.0),
+    ]
+    optimizer = WholeOptimizer(tagger, adamw)
+    optimizer.set_learning_rates(1.0)
+    _move(tagger, optimizer, Workers(), 1.0)
+    moved = zip(tagger.shared_leaves, before, strict=True)
+    assert not any(torch.equal(leaf, old) for leaf, old in moved if old.dim() > 1)
+    assert all(torch.equal(v.to(torch.bfloat16), c) for v, c in zip(tagger.shared, tagger.shared_leaves, strict=True))
