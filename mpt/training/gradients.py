@@ -62,7 +62,8 @@ class GradientVectors:
         """
         if not ordered and accelerator.num_processes > 1:
             return self._reduce(vectors, accelerator)
-        everything = self.gather(vectors, accelerator)
+        alone = accelerator.num_processes == 1
+        everything = list(vectors) if alone else list(self.gather(vectors, accelerator))
         self.assign(everything, self.tasks)
         return _losses(everything)
 
@@ -75,7 +76,7 @@ class GradientVectors:
             return own
         return gather(accelerator, own[None]).transpose(0, 1).reshape(-1, own.shape[1])
 
-    def assign(self, vectors: Float[Tensor, "n width"], tasks: Sequence[str]) -> None:
+    def assign(self, vectors: Sequence[Float[Tensor, " width"]], tasks: Sequence[str]) -> None:
         """Sum the vectors of micro-batches of these tasks, in order, into `.grad`."""
         for task, vector in zip(tasks, vectors, strict=True):
             offset = 0
@@ -89,10 +90,9 @@ class GradientVectors:
     ) -> Float[Tensor, " micro_batches"]:
         """Sum this rank's vectors, then the ranks' sums: every trained value once, and a place for each loss."""
         own = slice(accelerator.process_index, None, accelerator.num_processes)
-        stacked = torch.stack(list(vectors))
-        self.assign(stacked, self.tasks[own])
-        losses = stacked.new_zeros(len(self.tasks))
-        losses[own] = _losses(stacked)
+        self.assign(vectors, self.tasks[own])
+        losses = vectors[0].new_zeros(len(self.tasks))
+        losses[own] = _losses(vectors)
         heads = [p for task in dict.fromkeys(self.tasks) for p in self.tagger.head(task).parameters()]
         parameters = [*self.shared, *heads]
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -105,8 +105,9 @@ class GradientVectors:
         return losses
 
 
-def _losses(vectors: Float[Tensor, "n width"]) -> Float[Tensor, " n"]:
+def _losses(vectors: Sequence[Float[Tensor, " width"]]) -> Float[Tensor, " n"]:
     """The losses at the vectors' ends; NaN for a vector that is not finite."""
     # By the extremes of a row, which are NaN where any value is: many times faster than a truth value for each.
     extremes = torch.stack([torch.stack(torch.aminmax(vector)) for vector in vectors])
-    return torch.where(torch.isfinite(extremes).all(dim=1), vectors[:, -1], torch.nan)
+    losses = torch.stack([vector[-1] for vector in vectors])
+    return torch.where(torch.isfinite(extremes).all(dim=1), losses, torch.nan)
