@@ -1,5 +1,6 @@
 """The documents at the root speak of files that exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_what_the_readme_has_a_user_write_is_understood(tmp_path):
     (tmp_path / name).write_text(text)
     settings = load_pretrain_settings(Path(name))
     assert list(load_manifest(settings.manifest).tasks) == ["news", "tickets"]
+
+
+def test_messages_about_launches_are_those_of_the_code():
+    (table,) = re.findall(r"\| told \|.*?\n\n", (ROOT / "docs" / "distributed.md").read_text(), flags=re.DOTALL)
+    told = re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in table.splitlines()[2:-1]))
+    modules = ("stages/launch", "stages/assembly", "training/ranks", "training/engines")
+    nodes = [node for module in modules for node in ast.walk(ast.parse((ROOT / f"mpt/{module}.py").read_text()))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert len(told) == 13
+    assert [phrase for phrase in told if not any(phrase in text for text in texts)] == []
 
 
 def test_every_make_target_in_the_documents_exists():

@@ -34,11 +34,11 @@ class Host:
     def run(self, *words):
         subprocess.run(self.command(*words), check=True, capture_output=True, text=True, timeout=10)
 
-    def start(self, words, output, **environment):
+    def start(self, words, output, *, cwd=None, **environment):
         """Start a process; what it prints goes behind what is in `output`."""
         variables = {**os.environ, "GLOO_SOCKET_IFNAME": CABLE, **environment}
         with output.open("a") as file:
-            return subprocess.Popen(self.command(*words), stdout=file, stderr=file, env=variables)
+            return subprocess.Popen(self.command(*words), stdout=file, stderr=file, cwd=cwd, env=variables)
 
     def unplug(self):
         """Silence: nothing arrives any more, and nobody is told."""

@@ -13,6 +13,8 @@ from common.runs import manifest, run_pretrain, run_transfer
 from rich.console import Console
 
 from mpt.evaluation import evaluator
+from mpt.stages import launch
+from mpt.training import engines
 from mpt.training.checkpoint import list_checkpoints
 
 # Two ranks and four hold the same task side by side; evaluations at 2, 4, 5.
@@ -337,6 +339,41 @@ def test_the_first_rank_alone_writes_and_only_a_shared_folder_is_gone_on_with(wo
         told, silent = ranks.errors()
         assert "resumed step: rank 0 5, rank 1 None\nGive every process the same configuration" in told
         assert silent == ""
+
+
+def with_versions_of_its_own(rank, world, folder):
+    """Rank 1 is on a machine with another PyTorch."""
+    from mpt.stages import pretrain as stage
+
+    if rank == 1:
+        stage.versions = lambda: {**launch.versions(), "torch": "1.0"}
+    pretrain(rank, world, folder, "never", RUN)
+
+
+@pytest.mark.distributed
+def test_ranks_of_other_package_versions_are_refused(world, tmp_path):
+    ranks = run_ranks(2, tmp_path / "out", with_versions_of_its_own, world, tmp_path / "run", status=2)
+    told, silent = ranks.errors()
+    assert "versions.torch: rank 0 '" in told and "', rank 1 '1.0'" in told
+    assert silent == ""
+    assert not (tmp_path / "run").exists()
+
+
+def without_deepspeed(rank, world, folder):
+    """DeepSpeed is not installed on any machine."""
+    engines.importlib.util.find_spec = lambda name: None
+    pretrain(rank, world, folder, "never", RUN)
+
+
+@pytest.mark.distributed
+def test_an_engine_that_is_not_installed_is_told_once(world, tmp_path):
+    environment = {"ACCELERATE_USE_DEEPSPEED": "true"}
+    ranks = run_ranks(
+        2, tmp_path / "out", without_deepspeed, world, tmp_path / "run", status=2, environment=environment
+    )
+    told, silent = ranks.errors()
+    assert "error: launched under DeepSpeed, which is not installed here. Run: pip install" in told
+    assert silent == ""
 
 
 @pytest.mark.distributed

@@ -82,6 +82,7 @@ def be_silent(rank):
         any_rank(accelerator, False)
     time.sleep(2 if rank else 0)  # the usual limit again
     any_rank(accelerator, False)
+    print("heard again")
     with lost_after(accelerator, 1):
         time.sleep(30 if rank else 0)
         any_rank(accelerator, False)
@@ -146,7 +147,7 @@ def test_a_rank_that_is_not_heard_of_is_lost_after_the_time_given(tmp_path):
     ranks = start_ranks(2, tmp_path, be_silent)
     ranks.processes[0].join(20)
     assert ranks.processes[0].exitcode == 2, ranks.told()
-    assert "is out of reach" in ranks.errors()[0]
+    assert ranks.errors()[0].startswith("heard again\nerror: lost contact") and "is out of reach" in ranks.errors()[0]
     ranks.signal(1, signal.SIGKILL)
     assert ranks.wait() == [2, -9]
 
