@@ -36,7 +36,7 @@ from mpt.stages.launch import build_workers
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.engines import Engine
 from mpt.training.loop import Progress, Run, train
-from mpt.training.ranks import Share, lost_after, one_first
+from mpt.training.ranks import Share, lost_after, one_first, together
 from mpt.training.runlog import RunLog
 
 Resume = Literal["never", "auto", "must"]
@@ -324,6 +324,22 @@ def open_run_folder(folder: Path, contents: Mapping[str, bytes], *, resume: Resu
             f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
             "Give the same settings, manifest and checkpoint, or another --out"
         )
+
+
+def open_results(
+    accelerator: Accelerator,
+    console: Console,
+    folder: Path,
+    contents: Mapping[str, bytes],
+    *,
+    line: str,
+    resume: Resume,
+) -> None:
+    """Say how several runs were launched, and make the folder of their results, or find it; see `open_run_folder`."""
+    console.print(line, highlight=False, soft_wrap=True)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            open_run_folder(folder, contents, resume=resume)
 
 
 def publish_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -14,23 +14,31 @@ from rich.console import Console
 
 from mpt.config import CompareSettings, PromptTrainingSettings, load_pretrain_settings
 from mpt.data.manifest import load_manifest
-from mpt.data.tasks import Task, load_tasks
+from mpt.data.tasks import load_tasks
 from mpt.errors import ConfigError
 from mpt.evaluation.tables import Run, figure, markdown, to_csv
 from mpt.files import replace_durable, to_json
 from mpt.serving.saved import SavedModel, open_saved
-from mpt.stages.assembly import Resume, open_backbone, open_run_folder, tell
+from mpt.stages.assembly import Resume, open_backbone, open_results, tell
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.stages.pretrain import pretrain
 from mpt.stages.start import Start, require_trainable, start_from
-from mpt.stages.trial import RESULT_FILE, Session, Trial, experiment_name, run_trial, written
+from mpt.stages.trial import (
+    RESULT_FILE,
+    Session,
+    Trial,
+    Wanted,
+    experiment_name,
+    run_trial,
+    shots_problems,
+    written,
+)
 from mpt.stages.tuning import TUNING_FILE, tuned
 from mpt.strict_yaml import dump
 from mpt.training.engines import Engine, find_engine
 from mpt.training.ranks import require_alike, together
 
 PRETRAINED = "pretrained"
-Wanted = Sequence[tuple[Task, int | None]]
 
 
 def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume, console: Console) -> list[Run]:
@@ -61,10 +69,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})
     tell(console, notices)
     line = describe_launch(accelerator, engine, common.training.micro_batches)
-    console.print(line, highlight=False, soft_wrap=True)
-    with together(accelerator):
-        if accelerator.is_main_process:
-            open_run_folder(folder, given, resume=resume)
+    open_results(accelerator, console, folder, given, line=line, resume=resume)
     pretrained = _pretrained(rows, folder, accelerator, engine, console)
     start = _start(common, pretrained, accelerator, engine)
     runs: list[Run] = []
@@ -94,11 +99,7 @@ def _method(name: str, settings: CompareSettings) -> str:
 
 def _check(rows: Mapping[str, CompareSettings], wanted: Wanted) -> None:
     """Too many shots, or a method without what it needs, are errors before anything is trained."""
-    problems = [
-        f'task "{task.name}": shots {count}, train has {len(task.splits["train"])}. Ask for fewer'
-        for task, count in wanted
-        if count is not None and count > len(task.splits["train"])
-    ]
+    problems = shots_problems(wanted)
     problems += [
         f"rows.{name}: method transfer starts from a pretrained prompt. Give pretrain, a configuration or a run folder"
         for name, settings in rows.items()

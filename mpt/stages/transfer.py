@@ -16,13 +16,22 @@ from mpt.files import replace_durable, to_json
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import (
     Resume,
-    open_run_folder,
+    open_results,
     tell,
 )
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
 from mpt.stages.start import require_trainable, start_from
 from mpt.stages.target_head import build_head
-from mpt.stages.trial import RESULT_FILE, Session, Trial, experiment_name, run_trial, written
+from mpt.stages.trial import (
+    RESULT_FILE,
+    Session,
+    Trial,
+    Wanted,
+    experiment_name,
+    run_trial,
+    shots_problems,
+    written,
+)
 from mpt.stages.tuning import tuned
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import verify
@@ -75,10 +84,7 @@ def transfer(
     require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
     line = describe_launch(accelerator, engine, settings.training.micro_batches)
-    console.print(line, highlight=False, soft_wrap=True)
-    with together(accelerator):
-        if accelerator.is_main_process:
-            open_run_folder(folder, given, resume=resume)
+    open_results(accelerator, console, folder, given, line=line, resume=resume)
     session = Session(
         start=start,
         settings=settings,
@@ -109,7 +115,7 @@ def _facts(given: Mapping[str, bytes], tasks: Sequence[Task], shots: Sequence[in
     return facts | {name: content.decode() for name, content in given.items()}
 
 
-def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]], baselines: Sequence[str]) -> list[Result]:
+def _run_all(session: Session, wanted: Wanted, baselines: Sequence[str]) -> list[Result]:
     """Every method of every task; a task's results are written when its methods are done, and all shown at the end."""
     results: list[Result] = []
     start = session.start
@@ -125,13 +131,9 @@ def _run_all(session: Session, wanted: Sequence[tuple[Task, int | None]], baseli
     return results
 
 
-def _check_targets(saved: SavedModel, wanted: Sequence[tuple[Task, int | None]], settings: TransferSettings) -> None:
+def _check_targets(saved: SavedModel, wanted: Wanted, settings: TransferSettings) -> None:
     """Shots that a task does not have, or a head that cannot be copied, are errors before anything is trained."""
-    problems = [
-        f'task "{task.name}": {count} shots asked for, train has {len(task.splits["train"])} sentences. Ask for fewer'
-        for task, count in wanted
-        if count is not None and count > len(task.splits["train"])
-    ]
+    problems = shots_problems(wanted)
     if problems:
         raise ConfigError(problems)
     for task, _ in wanted:

@@ -3,9 +3,10 @@
 Every comparison of methods is made of trials, so all methods have the same trainer, data, order and evaluation.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -29,6 +30,8 @@ from mpt.training.loop import Progress
 from mpt.training.ranks import exchange, together
 
 RESULT_FILE = "result.json"
+Wanted: TypeAlias = Sequence[tuple[Task, int | None]]
+"""Tasks, each with its number of training examples; None for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,23 +137,6 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
     (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, start.backbone_settings, session.accelerator)
     tell(session.console, notices)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
-    identity = identity_of(
-        tagger.backbone,
-        shapes,
-        [task],
-        stage="transfer",
-        settings=settings,
-        backbone_settings=start.backbone_settings,
-        prompt_settings=start.prompt_settings,
-        more={
-            "method": trial.method,
-            "shots": trial.shots,
-            "head": settings.head,
-            "init_from": start.origin,
-            **adaptation_facts(method, settings.lora),
-            "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
-        },
-    )
     progress = execute(
         tagger,
         [encoded],
@@ -160,10 +146,40 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         engine=session.engine,
         console=session.console,
         folder=folder,
-        identity=identity,
+        identity=_identity(session, trial, start, tagger, settings),
         title=trial.title if session.console.is_terminal else None,
     )
     return tagger, progress, encoded
+
+
+def _identity(session: Session, trial: Trial, start: Start, tagger: Tagger, settings: TrialSettings) -> dict[str, Any]:
+    return identity_of(
+        tagger.backbone,
+        [] if tagger.bank is None else tagger.bank.shapes,
+        [trial.task],
+        stage="transfer",
+        settings=settings,
+        backbone_settings=start.backbone_settings,
+        prompt_settings=start.prompt_settings,
+        more={
+            "method": trial.method,
+            "shots": trial.shots,
+            "head": settings.head,
+            "init_from": start.origin,
+            **adaptation_facts(METHODS[trial.method], settings.lora),
+            "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
+        },
+    )
+
+
+def shots_problems(wanted: Wanted) -> list[str]:
+    """What is wrong where more training examples are asked for than there are."""
+    return [
+        f'task "{task.name}": {count} shots asked for, train has {len(task.splits["train"])} {task.spec.kind.noun}s. '
+        "Ask for fewer"
+        for task, count in wanted
+        if count is not None and count > len(task.splits["train"])
+    ]
 
 
 def written(session: Session, path: Path) -> dict[str, Any] | None:

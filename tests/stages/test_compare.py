@@ -117,7 +117,7 @@ def test_a_comparison_that_was_cut_off_goes_on(write, tmp_path, monkeypatch):
         ({"rows": {}}, "rows"),
         ({"rows": {"a b": {"method": "scratch"}, "a-b": {"method": "head"}}}, "rows.a b: the name of its folder"),
         ({"pretrain": None}, "rows.MPT-2: method transfer starts from a pretrained prompt. Give pretrain"),
-        ({"shots": [1000]}, 'task "firms": shots 1000, train has 60. Ask for fewer'),
+        ({"shots": [1000]}, 'task "firms": 1000 shots asked for, train has 60 sentences. Ask for fewer'),
         ({"backbone": {"reference": "nowhere"}}, "backbone: .*pretrained with other settings of the backbone"),
     ],
 )
