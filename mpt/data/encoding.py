@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mpt.data.encoded import EncodedSplit, EncodedTask
 from mpt.data.example import Example, Question, TextExample, sentences_of
+from mpt.data.frames import label_pieces
 from mpt.data.passages import encode_questions
 from mpt.data.schema import Split, TaskSpec
 from mpt.data.tasks import Task
@@ -20,8 +21,10 @@ def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[
         The encoded task, and notices that begin with the task's name.
 
     Raises:
-        DataError: See `encode_examples`; lists the problems of all splits.
+        DataError: See `encode_examples` and `label_pieces`; lists the problems of all splits.
     """
+    if task.spec.cloze is not None:
+        label_pieces(task.spec, word_pieces, task=task.name)
     encoded = every(
         lambda examples: encode_examples(examples, task.spec, word_pieces, task.labels), task.splits.values()
     )
@@ -64,4 +67,11 @@ def encode_examples(
         questions = [example for example in examples if isinstance(example, Question)]
         return encode_questions(questions, word_pieces, spec, labelled=labels is not None)
     texts = [example for example in examples if isinstance(example, TextExample)]
-    return encode_texts(texts, word_pieces, labels, softmax_over=spec.kind.softmax_over, long=spec.long_policy)
+    return encode_texts(
+        texts,
+        word_pieces,
+        labels,
+        softmax_over=spec.kind.softmax_over,
+        long=spec.long_policy,
+        template=spec.cloze,
+    )

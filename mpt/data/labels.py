@@ -44,8 +44,8 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
         DataError: Labels are `auto` and train has none.
     """
     spec = manifest.spec(name)
-    if spec.labels != "auto":
-        return list(spec.labels)
+    if spec.listed_labels is not None:
+        return list(spec.listed_labels)
     kinds = list(dict.fromkeys(kind for kind, _, _ in _labels(train, spec)))
     if not kinds:
         where = manifest.locate("tasks", name)
@@ -132,7 +132,7 @@ def _unseen_problems(
 ) -> list[str]:
     """One message for each label and split, then the line that would admit them all."""
     spec = manifest.spec(name)
-    source = "train has" if spec.labels == "auto" else "the manifest lists"
+    source = "train has" if spec.listed_labels is None else "the manifest lists"
     problems: list[str] = []
     for split, found in unseen.items():
         counts = Counter(kind for kind, _, _ in found)
@@ -147,8 +147,11 @@ def _unseen_problems(
             problems.append(f"{name}: ... and {len(counts) - MAX_LISTED} more labels of {split}.")
     new = dict.fromkeys(kind for found in unseen.values() for kind, _, _ in found)
     every = ", ".join(_yaml_text(kind) for kind in (*kinds, *new))
-    where = manifest.locate("tasks", name, "labels")
-    problems.append(f"{where}: to keep them write labels: [{every}]; or use label_map, or set on_unseen_label.")
+    field, remedy = "labels", f"to keep them write labels: [{every}]"
+    if spec.verbalizer:
+        field, remedy = "verbalizer", "to keep them give each a word"
+    where = manifest.locate("tasks", name, field)
+    problems.append(f"{where}: {remedy}; or use label_map, or set on_unseen_label.")
     return problems
 
 

@@ -16,6 +16,7 @@ from mpt.data.families import FAMILIES, Family, FamilyName, Metric
 from mpt.data.schema_source import Columns, Fields, Files, HubSource
 from mpt.data.source import SPAN_FORMATS, Format
 from mpt.data.tags import Repair, Scheme
+from mpt.data.template import default_template, template_problem, verbalizer_problem
 from mpt.strict_yaml import FieldErrors, Settings
 
 Split = Literal["train", "dev", "test"]
@@ -33,12 +34,13 @@ FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "label_of": ("text",),
 }
 
-# Fields that have a meaning where words have tags, examples labels, sentences choices or a predicate.
+# Fields that have a meaning where words have tags, examples labels, sentences choices or a predicate, texts a label.
 WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
 LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
 CHOICE_FIELDS = ("questions",)
 PREDICATE_FIELDS = ("predicate",)
 PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "on_bad_answer")
+CLOZE_FIELDS = ("verbalizer", "template")
 
 
 def has_meaning(field: str, family: Family, form: str) -> bool:
@@ -53,6 +55,8 @@ def has_meaning(field: str, family: Family, form: str) -> bool:
         return family.predicate
     if field in PASSAGE_FIELDS:
         return family.unit == "passage"
+    if field in CLOZE_FIELDS:
+        return family.unit == "text"
     return field not in CHOICE_FIELDS or family.unit == "choices"
 
 
@@ -94,6 +98,8 @@ class TaskSpec(Settings):
     scheme: Scheme | None = None
     labels: tuple[str, ...] | Literal["auto"] = "auto"
     label_map: dict[str, str | None] = Field(default_factory=dict)
+    verbalizer: dict[str, str] = Field(default_factory=dict)
+    template: str | None = None
     on_unseen_label: Literal["error", "map_to_o", "drop_sentence"] = "error"
     repair: Repair = "error"
     predicate: PredicateMark = "suffix"
@@ -132,6 +138,24 @@ class TaskSpec(Settings):
         return (self.scheme or "iob2") if self.kind.spans else "raw"
 
     @property
+    def listed_labels(self) -> tuple[str, ...] | None:
+        """Labels as declared, in a list or with a word each; None where they come from train."""
+        if self.labels != "auto":
+            return self.labels
+        return tuple(self.verbalizer) or None
+
+    @property
+    def cloze(self) -> str | None:
+        """The template that texts are put into; None where no word stands for a label."""
+        if not self.verbalizer:
+            return None
+        return self.template or default_template(pair=self._paired)
+
+    @property
+    def _paired(self) -> bool:
+        return self.fields.pair is not None and self.format != "text"
+
+    @property
     def long_policy(self) -> str:
         """What happens to an example that does not fit: words and passages are windowed, whole texts cut."""
         return self.long or ("window" if self.kind.windowed else "cut")
@@ -166,6 +190,7 @@ class TaskSpec(Settings):
             **self._format_problems(),
             **self._family_problems(),
             **self._label_problems(),
+            **self._cloze_problems(),
             **self._stream_problems(),
         }
         if problems:
@@ -213,7 +238,7 @@ class TaskSpec(Settings):
         problems = {}
         if self.files is None:
             problems["streamed"] = "needs files: each file of files.train is read by itself."
-        if self.kind.labelled and self.labels == "auto":
+        if self.kind.labelled and self.listed_labels is None:
             problems["labels"] = "list them: mpt does not read all of a streamed task to find its labels."
         for field in ("dev_fraction", "test_fraction", "max_examples"):
             if getattr(self, field) is not None:
@@ -240,6 +265,24 @@ class TaskSpec(Settings):
                 problems[f"label_of.{file}"] = "no split of this task names that file. Correct or remove the entry."
         if self.format == "csv" and self.delimiter == "space":
             problems["delimiter"] = "a CSV file is separated by tab or one character, such as ','."
+        return problems
+
+    def _cloze_problems(self) -> dict[str, str]:
+        """What a verbalizer and its template contradict; a field without a meaning is told elsewhere."""
+        if self.kind.unit != "text":
+            return {}
+        problems = {}
+        if "verbalizer" in self.model_fields_set:
+            labels = None if self.labels == "auto" else self.labels
+            problem = verbalizer_problem(self.verbalizer, labels) if self.verbalizer else "is empty. Remove it."
+            if problem is not None:
+                problems["verbalizer"] = problem
+        if self.template is not None:
+            problem = template_problem(self.template, pair=self._paired)
+            if "verbalizer" not in self.model_fields_set:
+                problem = "needs verbalizer, the word that stands for each label. Add it, or remove template."
+            if problem is not None:
+                problems["template"] = problem
         return problems
 
     def _family_problems(self) -> dict[str, str]:

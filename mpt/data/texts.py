@@ -1,7 +1,7 @@
 """Whole texts to word pieces: one window for each input, scored at one piece.
 
-The piece is the first special one ([CLS]), which has seen all of the text, or the last piece where the backbone is
-causal. A text that does not fit is cut at its end, that of a pair at the longer one's.
+The piece is the first special one ([CLS]), which has seen all of the text, the last piece where the backbone is causal,
+or a template's gap ([MASK]). A text that does not fit is cut at its end, that of a pair at the longer one's.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from mpt.data.encoded import EncodedSplit, places_of
 from mpt.data.example import TextExample
 from mpt.data.families import SoftmaxOver
+from mpt.data.frames import plain_frame, template_frame
 from mpt.data.ragged import starts_of
 from mpt.data.tokenization import NOTICES_SHOWN, WordPieces
 from mpt.errors import DataError
@@ -24,6 +25,7 @@ def encode_texts(
     *,
     softmax_over: SoftmaxOver,
     long: str = "cut",
+    template: str | None = None,
 ) -> tuple[EncodedSplit, list[str]]:
     """Tokenise texts.
 
@@ -33,6 +35,7 @@ def encode_texts(
         labels: The task's labels; None leaves aside what is right.
         softmax_over: "labels" for texts with a label, "example" for choices.
         long: "cut" shortens an input that does not fit, "error" refuses it.
+        template: What the texts of an input are put into; None puts the tokenizer's special pieces around them.
 
     Returns:
         The windows, and notices for the user.
@@ -41,30 +44,36 @@ def encode_texts(
         DataError: `long` is "error" and an input does not fit; all of them are named, as file:line.
     """
     inputs = [(example, texts) for example in examples for texts in example.inputs]
-    known = _tokenised({text for _, texts in inputs for text in texts}, word_pieces)
+    frames = {
+        count: plain_frame(word_pieces, count) if template is None else template_frame(template, word_pieces)
+        for count in {len(texts) for _, texts in inputs}
+    }
+    framed = [(example, frame, frame.spaced(texts)) for example, texts in inputs for frame in [frames[len(texts)]]]
+    known = _tokenised({text for *_, texts in framed for text in texts}, word_pieces)
     windows: list[Int32[np.ndarray, " pieces"]] = []
     segments: list[Int32[np.ndarray, " pieces"]] = []
+    positions: list[int] = []
     cut: list[str] = []
-    for example, texts in inputs:
-        room = word_pieces.room - (len(word_pieces.between) if len(texts) == 2 else 0)
+    for example, frame, texts in framed:
         parts = [known[text] for text in texts]
-        lengths = fitted([len(part) for part in parts], room)
+        lengths = fitted([len(part) for part in parts], word_pieces.window - frame.num_fixed)
         if sum(lengths) < sum(map(len, parts)):
             cut.append(f"{example.where} ({sum(map(len, parts))} word pieces)")
-        window, second = _window([part[:length] for part, length in zip(parts, lengths, strict=True)], word_pieces)
+        window, second, position = frame.fill([part[:length] for part, length in zip(parts, lengths, strict=True)])
         windows.append(window)
         segments.append(second)
+        positions.append(position)
     if cut and long == "error":
         told = [f"{where}: longer than the {word_pieces.room} word pieces the backbone takes" for where in cut]
         more = [f"... and {len(told) - 20} more"] if len(told) > 20 else []
         raise DataError([f"{problem}. Shorten it, or set long: cut" for problem in told[:20]] + more)
     sizes = np.array([len(window) for window in windows], dtype=np.int64)
-    paired = word_pieces.second_segment and any(len(texts) == 2 for _, texts in inputs)
+    paired = any(len(texts) == 2 and frame.second_segment for _, frame, texts in framed)
     split = EncodedSplit(
         pieces=_joined(windows),
         piece_starts=starts_of(sizes),
         segments=_joined(segments).astype(np.uint8) if paired else None,
-        positions=(sizes - 1 if word_pieces.last_piece else np.zeros_like(sizes)).astype(np.int32),
+        positions=np.array(positions, dtype=np.int32),
         word_starts=np.arange(len(windows) + 1),
         labels=None if labels is None else _label_ids(examples, labels, softmax_over),
         softmax_over=softmax_over,
@@ -99,20 +108,6 @@ def _tokenised(texts: set[str], word_pieces: WordPieces) -> dict[str, Int32[np.n
         text: np.array(encoding.ids or nothing, dtype=np.int32)
         for text, encoding in zip(ordered, encodings, strict=True)
     }
-
-
-def _window(
-    parts: Sequence[Int32[np.ndarray, " pieces"]], word_pieces: WordPieces
-) -> tuple[Int32[np.ndarray, " pieces"], Int32[np.ndarray, " pieces"]]:
-    """Piece ids of one input with its specials, and their segments."""
-    first = [np.array(word_pieces.prefix, dtype=np.int32), parts[0]]
-    second = [np.array(word_pieces.between, dtype=np.int32), parts[1]] if len(parts) == 2 else []
-    last = np.array(word_pieces.suffix, dtype=np.int32)
-    pieces = np.concatenate([*first, *second, last]).astype(np.int32)
-    segments = np.zeros(len(pieces), dtype=np.int32)
-    if second:
-        segments[len(pieces) - len(last) - len(parts[1]) :] = word_pieces.second_segment
-    return pieces, segments
 
 
 def _label_ids(

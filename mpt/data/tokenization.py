@@ -44,6 +44,7 @@ class WordPieces:
         segments: Segments that the backbone tells apart; 0 for none.
         unknown: Id for a word that the tokenizer turns into nothing.
         pad: Id that fills rows up.
+        mask: Id of the piece that stands for a gap; None where the tokenizer has none.
         room: Most pieces of text in a window, specials not counted.
         before_word: Text put before every word: a space, where the tokenizer tells a word's start by it.
         last_piece: Score a word at its last piece instead of its first: a causal backbone has not read the word before.
@@ -57,9 +58,15 @@ class WordPieces:
     segments: int = 0
     unknown: int | None
     pad: int
+    mask: int | None = None
     room: int
     before_word: str = ""
     last_piece: bool = False
+
+    @property
+    def window(self) -> int:
+        """Most pieces of a window, specials included."""
+        return self.room + len(self.prefix) + len(self.suffix)
 
 
 def encode(

@@ -1,6 +1,7 @@
-"""Per-task heads: one linear layer from hidden states to label scores, in float32."""
+"""Per-task heads, in float32: a linear layer from hidden states to label scores, or the language model's own head."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -48,3 +49,42 @@ class TokenHead(nn.Module):
         ours = self.labels.index(label)
         self.weight[ours] = torch.stack([head.weight[row].to(self.weight.device) for head, row in rows]).mean(0)
         self.bias[ours] = torch.stack([head.bias[row].to(self.bias.device) for head, row in rows]).mean(0)
+
+
+class VerbalizerHead(nn.Module):
+    """Scores a word for every label, as the language model that the backbone was trained as does.
+
+    Nothing of it is trained or saved: it comes out of the backbone's files. There is no dropout before it, which would
+    only blur what it was trained on.
+
+    Args:
+        labels: The task's labels, in score order.
+        transform: What the model does to a hidden state before it compares it with words.
+        weight_CE: Output embedding of each label's word.
+        bias_C: Bias of each label's word.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        transform: nn.Module,
+        weight_CE: Float[Tensor, "C E"],
+        bias_C: Float[Tensor, " C"],
+    ) -> None:
+        super().__init__()
+        self.labels = labels
+        self.transform = transform
+        self.register_buffer("weight", weight_CE, persistent=False)
+        self.register_buffer("bias", bias_C, persistent=False)
+
+    def forward(
+        self, hidden_MH: Float[Tensor, "M H"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "M C"]:
+        """Unnormalised log-scores of the words; `generator` has no use here."""
+        return functional.linear(self.transform(hidden_MH), self.weight, self.bias)
+
+
+Head: TypeAlias = TokenHead | VerbalizerHead

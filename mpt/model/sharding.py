@@ -110,7 +110,7 @@ def _sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, 
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     wanted = model.state_dict()
     sources: dict[str, tuple[Path, str]] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (no mapping)
                 name, joined = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
@@ -131,7 +131,7 @@ def _sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, 
     return sources
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that transformers would read: one, or those of an index."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():

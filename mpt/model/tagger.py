@@ -12,7 +12,7 @@ from mpt.errors import MptError, did_you_mean
 from mpt.model.adaptation import Adaptation
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank
-from mpt.model.heads import TokenHead
+from mpt.model.heads import Head
 from mpt.model.shallow import ShallowPrompt
 from mpt.model.word_pieces import require_room
 
@@ -35,7 +35,7 @@ class Tagger(nn.Module):
         self,
         backbone: Backbone,
         bank: PromptBank | None,
-        heads: Mapping[str, TokenHead],
+        heads: Mapping[str, Head],
         *,
         shallow: ShallowPrompt | None = None,
         adaptation: Adaptation | None = None,
@@ -56,11 +56,11 @@ class Tagger(nn.Module):
         return self._backbone[0]
 
     @property
-    def heads(self) -> dict[str, TokenHead]:
+    def heads(self) -> dict[str, Head]:
         """Head of each task by name."""
         return {key.removeprefix("task_"): head for key, head in self._heads.items()}  # type: ignore[misc]
 
-    def head(self, task: str) -> TokenHead:
+    def head(self, task: str) -> Head:
         """The head of one task."""
         key = f"task_{task}"
         if key not in self._heads:

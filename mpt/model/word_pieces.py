@@ -59,6 +59,7 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
         segments=segments,
         unknown=tokenizer.unk_token_id,
         pad=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        mask=tokenizer.mask_token_id,
         room=room,
         # Byte-level BPE marks a word's start by the space before it, which a split text lacks. Its own option for that
         # (add_prefix_space) is not everywhere obeyed, and puts spaces inside of words ("Don 't") elsewhere.

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mpt.data.schema import TaskSpec
+from mpt.data.tasks import make_task
 from mpt.errors import BackboneError, CheckpointError
 from mpt.model.backbone import load_backbone
 from mpt.model.bank import PromptBank, PromptShape
-from mpt.model.heads import TokenHead
+from mpt.model.language_head import new_heads
 from mpt.model.lora import new_adaptation
 from mpt.model.probe import probe
 from mpt.model.shallow import ShallowPrompt
@@ -58,7 +59,7 @@ class SavedModel:
     def task_spec(self, task: str) -> TaskSpec:
         """The manifest's declaration of a task at training time."""
         self.tagger.head(task)  # names the known tasks if this is none
-        return TaskSpec.model_validate_json(json.dumps(self.tasks[task]["spec"]))
+        return _spec(self.tasks[task])
 
 
 def open_saved(
@@ -108,16 +109,21 @@ def open_saved(
     )
     _check_shapes(folder, shapes, checkpoint.prompts)
     probe(backbone)
-    heads = {
-        name: TokenHead(backbone.hidden_size, tuple(facts["labels"]), seed=0, task=name)
+    tasks = (
+        make_task(name, _spec(facts), labels=facts["labels"], digests={})
         for name, facts in checkpoint.identity["tasks"].items()
-    }
+    )
+    heads = new_heads(backbone, tasks, seed=0)
     bank = PromptBank([checkpoint.prompts[f"slot{i}"] for i in range(len(shapes))], shapes) if shapes else None
     facts = checkpoint.identity.get("adaptation")
     adaptation = None if facts is None else new_adaptation(backbone, **facts, seed=0)
     tagger = Tagger(backbone, bank, heads, shallow=shallow, adaptation=adaptation)
     tagger.load_state_dict(trained_state(tagger, checkpoint))
     return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger)
+
+
+def _spec(facts: Mapping[str, Any]) -> TaskSpec:
+    return TaskSpec.model_validate_json(json.dumps(facts["spec"]))
 
 
 def _shape(values: Mapping[str, Any]) -> PromptShape:

@@ -18,6 +18,7 @@ from mpt.data.tasks import load_tasks
 from mpt.errors import ConfigError
 from mpt.evaluation.tables import Run, figure, markdown, to_csv
 from mpt.files import replace_durable, to_json
+from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import Resume, open_backbone, open_results, tell
 from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
@@ -63,7 +64,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
         tasks, notices = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in tasks for count in (common.shots or task.spec.shots or (None,))]
         _check(rows, wanted)
-        require_trainable([_method(name, settings) for name, settings in rows.items()], engine)
+        require_trainable([_method(name, settings) for name, settings in rows.items()], tasks, engine)
         given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
         notices += claim_cores(accelerator)
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})
@@ -72,6 +73,8 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     open_results(accelerator, console, folder, given, line=line, resume=resume)
     pretrained = _pretrained(rows, folder, accelerator, engine, console)
     start = _start(common, pretrained, accelerator, engine)
+    with together(accelerator):
+        tell(console, verbalizer_notices(start.backbone, tasks))
     runs: list[Run] = []
     for name, settings in rows.items():
         session = Session(

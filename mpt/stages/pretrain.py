@@ -22,8 +22,8 @@ from mpt.evaluation.metrics import Score
 from mpt.files import remove_leftovers, replace_durable, to_json
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptShape
-from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_prompt
+from mpt.model.language_head import new_heads, verbalizer_notices
 from mpt.model.tagger import Tagger
 from mpt.stages.assembly import (
     Resume,
@@ -158,7 +158,7 @@ def _prepare(
             identity=identity,
             contents={"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())},
             checkpoint=_checkpoint_to_resume(folder, identity, resume, first=accelerator.is_main_process),
-            notices=notices + claim_cores(accelerator),
+            notices=notices + verbalizer_notices(backbone, [one.task for one in encoded]) + claim_cores(accelerator),
         )
 
 
@@ -220,16 +220,8 @@ def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask]
     seed = settings.training.seed
     texts = [encoded.part("train", np.zeros(1, dtype=np.int64))[0] for encoded in tasks]
     prompt = initial_prompt(backbone, shape, texts, initialisation=settings.prompt.initialisation, seed=seed)
-    heads = {
-        encoded.task.name: TokenHead(
-            backbone.hidden_size,
-            encoded.task.labels,
-            seed=seed,
-            task=encoded.task.name,
-            dropout=settings.training.head_dropout,
-        )
-        for encoded in tasks
-    }
+    dropout = settings.training.head_dropout
+    heads = new_heads(backbone, [encoded.task for encoded in tasks], seed=seed, dropout=dropout)
     return Tagger(backbone, new_bank(prompt, shape, settings.prompt, seed=seed), heads)
 
 

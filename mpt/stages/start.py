@@ -6,12 +6,13 @@ from typing import Any
 
 from mpt.config import BackboneSettings, LoraSettings, PromptSettings, PromptTrainingSettings, TrialSettings
 from mpt.data.encoded import EncodedTask
-from mpt.errors import CheckpointError, LaunchError
+from mpt.data.tasks import Task
+from mpt.errors import CheckpointError, ConfigError, LaunchError
 from mpt.methods import METHODS, Method
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank
-from mpt.model.heads import TokenHead
 from mpt.model.initialisation import initial_embeddings, initial_prompt
+from mpt.model.language_head import new_heads
 from mpt.model.lora import new_adaptation, require_peft
 from mpt.model.shallow import ShallowPrompt
 from mpt.model.tagger import Tagger, text_behind
@@ -104,7 +105,7 @@ def new_tagger(start: Start, encoded: EncodedTask, *, method: Method, seed: int,
         assert start.pretrained is not None, "there is nothing to transfer"
         head = build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)
     else:
-        head = TokenHead(backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=dropout)
+        head = new_heads(backbone, [task], seed=seed, dropout=dropout)[task.name]
     facts = adaptation_facts(method, settings.lora).get("adaptation")
     return Tagger(
         backbone,
@@ -144,15 +145,23 @@ def _shallow_prompt(start: Start, encoded: EncodedTask, seed: int) -> ShallowPro
     return ShallowPrompt(embeddings, dropout=prompting.dropout)
 
 
-def require_trainable(methods: Sequence[str], engine: Engine) -> None:
+def require_trainable(methods: Sequence[str], tasks: Sequence[Task], engine: Engine) -> None:
     """Refuse methods that cannot be trained here, before anything is.
 
     Raises:
         BackboneError: PEFT is needed and not installed.
+        ConfigError: A method trains the head alone, and a task has a verbalizer, whose head is not trained.
         LaunchError: The launch is under an engine that trains deep prompts and heads only.
     """
     if any(METHODS[name].weights == "lora" for name in methods):
         require_peft()
+    alone = [name for name in methods if METHODS[name].rates == ("head",)]
+    cloze = [task.name for task in tasks if task.spec.cloze is not None]
+    if alone and cloze:
+        raise ConfigError(
+            f"method {', '.join(alone)} trains the head alone, and that of {', '.join(cloze)} is the backbone's own: "
+            "verbalizer. Leave out the method or the tasks"
+        )
     whole = [name for name in methods if METHODS[name].weights or METHODS[name].prompt == "shallow"]
     if whole and (engine.sharding is not None or engine.zero is not None):
         raise LaunchError(

@@ -2,26 +2,29 @@
 
 from mpt.data.tasks import Task
 from mpt.errors import CheckpointError, did_you_mean
-from mpt.model.heads import TokenHead
+from mpt.model.heads import Head, TokenHead
+from mpt.model.language_head import new_heads
 from mpt.serving.saved import SavedModel
 
 
-def build_head(saved: SavedModel, task: Task, *, mode: str, seed: int, dropout: float) -> TokenHead:
+def build_head(saved: SavedModel, task: Task, *, mode: str, seed: int, dropout: float) -> Head:
     """A head for a target task.
 
     Args:
         saved: The pretrained model.
         task: The target task.
         mode: "fresh" draws it, "by-label" then copies each label's row from the pretrained heads that have a label of
-            that name (their mean, letter case aside), "from:TASK" copies the head of one pretrained task.
+            that name (their mean, letter case aside), "from:TASK" copies the head of one pretrained task. A verbalizer
+            is the backbone's own head whatever the mode.
         seed: Names the fresh weights.
         dropout: Of the head.
 
     Raises:
         CheckpointError: The source task is not in the checkpoint, or its labels are not the target's.
     """
-    backbone = saved.tagger.backbone
-    head = TokenHead(backbone.hidden_size, task.labels, seed=seed, task=task.name, dropout=dropout)
+    head = new_heads(saved.tagger.backbone, [task], seed=seed, dropout=dropout)[task.name]
+    if not isinstance(head, TokenHead):
+        return head
     if mode.startswith("from:"):
         source = _source(saved, task, mode.removeprefix("from:"))
         for label in task.labels:
@@ -35,10 +38,11 @@ def build_head(saved: SavedModel, task: Task, *, mode: str, seed: int, dropout: 
 
 
 def namesakes(saved: SavedModel, label: str) -> list[tuple[TokenHead, str]]:
-    """Pretrained heads with a label of that name, letter case aside, and how they write it."""
+    """Trained heads with a label of that name, letter case aside, and how they write it."""
     return [
         (head, theirs)
         for head in saved.tagger.heads.values()
+        if isinstance(head, TokenHead)
         for theirs in head.labels
         if theirs.casefold() == label.casefold()
     ]
@@ -52,6 +56,11 @@ def _source(saved: SavedModel, task: Task, name: str) -> TokenHead:
             f"{did_you_mean(name, known)}"
         )
     source = saved.tagger.head(name)
+    if not isinstance(source, TokenHead):
+        raise CheckpointError(
+            f'{saved.folder}: head from:{name} does not fit task "{task.name}": {name} has a verbalizer, whose head is '
+            "the backbone's. Use --head fresh, or give the target a verbalizer"
+        )
     missing = [label for label in task.labels if label not in source.labels]
     extra = [label for label in source.labels if label not in task.labels]
     if missing or extra:

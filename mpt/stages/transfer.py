@@ -13,6 +13,7 @@ from mpt.data.tasks import Task, load_tasks
 from mpt.errors import ConfigError
 from mpt.evaluation.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.files import replace_durable, to_json
+from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import (
     Resume,
@@ -77,10 +78,11 @@ def transfer(
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
         saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
         start = start_from(saved, settings.prompt)
-        require_trainable(settings.baselines, engine)
+        heads_alone = [] if saved.tagger.bank is not None else ["head"]  # what is left of a transfer without a prompt
+        require_trainable([*settings.baselines, *heads_alone], loaded, engine)
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
-        notices += claim_cores(accelerator)
+        notices += verbalizer_notices(saved.tagger.backbone, loaded) + claim_cores(accelerator)
     require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
     line = describe_launch(accelerator, engine, settings.training.micro_batches)

@@ -4,7 +4,7 @@ A checkpoint is a folder `step-00001200` with
 
     prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]; a shallow
                             prompt as [prompt length, width of word embeddings]
-    heads.safetensors       TASK.weight and TASK.bias of every task
+    heads.safetensors       TASK.weight and TASK.bias of every task whose head is trained: not those of verbalizers
     optimizer.safetensors   moments and counts of every trained tensor
     reparameterisation.safetensors
                             weights of the network that the prompt comes out of while it is trained, where there is
@@ -57,7 +57,7 @@ class Checkpoint:
 
     Attributes:
         prompts: Tensor of each slot by name.
-        heads: `TASK.weight` and `TASK.bias` of each task.
+        heads: `TASK.weight` and `TASK.bias` of each task whose head is trained.
         optimizer: Moments and counts by parameter name.
         state: Counters and scores; JSON types.
         identity: What the state belongs to; JSON types.

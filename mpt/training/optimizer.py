@@ -20,7 +20,7 @@ def build_optimizer(
     network_rate: float = 1.0,
     backbone_learning_rate: float | None = None,
 ) -> torch.optim.AdamW:
-    """A group of parameters for each head, and some for prompts, what they come out of, and the backbone's weights.
+    """A group of parameters for each trained head, and some for prompts, what they come out of, and the backbone.
 
     A head whose task is not in the step has no gradient and is skipped whole: neither moments nor weight decay move
     it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero. The weights of a
@@ -30,6 +30,7 @@ def build_optimizer(
     groups = [
         {"params": list(head.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}
         for head in tagger.heads.values()
+        if any(True for _ in head.parameters())
     ]
     network = None if tagger.bank is None else tagger.bank.reparameterisation
     flat = tagger.prompts if network is None else network.flat_parameters

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AlbertConfig,
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     BertConfig,
     BertTokenizer,
     DebertaConfig,
@@ -54,19 +55,21 @@ LLAMA_3 = (
 """How Llama 3 splits text before merging bytes."""
 
 
-def tiny_backbone(folder: Path, kind: str, *, seed: int = 0, **config: object) -> Path:
+def tiny_backbone(folder: Path, kind: str, *, seed: int = 0, masked: bool = False, **config: object) -> Path:
     """Write a random backbone of a kind, 3 layers of 4 heads of 8, with 64 positions.
 
     Args:
         folder: Where to; made when it is missing.
         kind: One of `KINDS`.
         seed: Names the weights.
+        masked: With the head of a masked language model.
         **config: Changes to the configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(kind)
     tokenizer.save_pretrained(folder)
-    model = AutoModel.from_config(_config(kind, len(tokenizer), config))
+    family = AutoModelForMaskedLM if masked else AutoModel
+    model = family.from_config(_config(kind, len(tokenizer), config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -153,7 +156,7 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """The tokenizer that real models of this kind have, over a vocabulary written by hand."""
     if kind == "roberta":
         vocab, merges = _byte_pairs("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-        return RobertaTokenizer(vocab=vocab, merges=merges)
+        return RobertaTokenizer(vocab=vocab, merges=merges, mask_token=AddedToken("<mask>", lstrip=True, special=True))
     if kind == "xlm-roberta":
         return XLMRobertaTokenizer(vocab=_unigrams("<s>", "<pad>", "</s>", "<unk>"))
     if kind == "modernbert":
@@ -197,7 +200,12 @@ def _modernbert() -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
+        tokenizer_object=core,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token=AddedToken("[MASK]", lstrip=True, special=True),
     )
 
 

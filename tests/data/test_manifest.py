@@ -356,6 +356,49 @@ def test_a_wrong_field_of_whole_texts_is_named(load, changes, problem):
     assert any(problem in one for one in found), found
 
 
+WORDS = "{positive: great, negative: terrible}"
+CLOZE = TEXTS | {"format": "csv", "verbalizer": WORDS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"template": '"{text} is {mask}, {mask}"'}, "must hold each of {text}, {mask} once, got {mask} 2x."),
+        ({"template": '"It was {mask}."'}, "must hold each of {text}, {mask} once, got {text} 0x."),
+        ({"template": '"{txt} {mask}"'}, 'holds {txt}, which is none of {text}, {mask}. Did you mean "{text}"?'),
+        ({"template": '"{text} {pair} {mask}"'}, "holds {pair}, but fields.pair names no second text."),
+        (
+            {"template": '"{text} {mask}"', "fields": "{pair: b}"},
+            "must hold each of {text}, {pair}, {mask} once, got {pair} 0x.",
+        ),
+        ({"template": '"{text} {mask}"', "verbalizer": ""}, "t.template: needs verbalizer, the word that stands for"),
+        ({"verbalizer": "{}"}, "t.verbalizer: is empty. Remove it."),
+        ({"verbalizer": "{a: x, b: x}"}, "t.verbalizer: x stands for several labels."),
+        ({"verbalizer": '{a: " x", b: ""}'}, "t.verbalizer: the word of a, b is empty or has spaces around it."),
+        (
+            {"labels": "[positive, neutral]"},
+            "t.verbalizer: needs one word for each of labels (without a word: neutral; not in labels: negative).",
+        ),
+        ({"verbalizer": "{a: 1}"}, "t.verbalizer.a: "),
+        ({"family": "choice", "format": "jsonl"}, "t.verbalizer: has no meaning in family choice. Remove it."),
+    ],
+)
+def test_a_wrong_verbalizer_or_template_is_named(load, changes, problem):
+    found = problems(load, task(**(CLOZE | changes)))
+    assert any(problem in one for one in found), found
+
+
+def test_words_list_the_labels_and_a_template_is_there_by_itself(load):
+    spec = load(task(**CLOZE)).tasks["t"]
+    assert (spec.listed_labels, spec.cloze) == (("positive", "negative"), "{text} {mask}.")
+    paired = load(task(**CLOZE, fields="{pair: b}", labels="[negative, positive]")).tasks["t"]
+    assert (paired.listed_labels, paired.cloze) == (("negative", "positive"), "{text} {pair} {mask}.")
+    plain = load(task(**(CLOZE | {"verbalizer": ""}))).tasks["t"]
+    assert (plain.listed_labels, plain.cloze) == (None, None)
+    streamed = load(task(**CLOZE, streamed="true")).tasks["t"]
+    assert streamed.labels == "auto"
+
+
 def test_defaults_reach_only_the_families_that_they_have_a_meaning_for(load):
     text = (
         HEAD + "defaults: {scheme: iob2, columns: {word: 0, tag: 1}, repair: begin, on_unseen_label: drop_sentence}\n"

@@ -111,6 +111,62 @@ def test_a_text_without_word_pieces_is_the_unknown_piece(pieces):
     assert rows(split) == [[*word_pieces.prefix, word_pieces.unknown, *word_pieces.suffix]]
 
 
+def filled(pieces, template, *inputs, **changes):
+    examples = [example(*[texts]) for texts in inputs]
+    return encode_texts(examples, pieces, None, softmax_over="labels", template=template, **changes)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "modernbert"])
+@pytest.mark.parametrize(
+    "template", ["{text} is {mask} .", "{mask} the {text}", "low : {text} in {mask} new", "{text} {mask}"]
+)
+def test_a_filled_template_is_what_the_tokenizer_makes_of_it(pieces, kind, template):
+    word_pieces = pieces(kind)
+    split, notices = filled(word_pieces, template, ("the low river",), ("new",))
+    tokenizer = word_pieces.tokenizer
+    mask = tokenizer.id_to_token(word_pieces.mask)
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = False  # so that the mask's name is the mask
+    expected = [tokenizer.encode(template.format(text=text, mask=mask)).ids for text in ("the low river", "new")]
+    tokenizer.encode_special_tokens = before
+    assert rows(split) == expected and notices == []
+    assert split.positions.tolist() == [row.index(word_pieces.mask) for row in expected]
+    assert split.word_starts.tolist() == [0, 1, 2] and split.segments is None
+
+
+def test_a_template_has_both_texts_of_a_pair_in_the_first_segment(pieces):
+    word_pieces = pieces("bert")
+    split, _ = filled(word_pieces, "{pair} ? {mask} , {text}", ("the low river", "is new"))
+    names = [word_pieces.tokenizer.id_to_token(piece) for piece in rows(split)[0]]
+    assert names == ["[CLS]", "is", "new", "?", "[MASK]", ",", "the", "low", "river", "[SEP]"]
+    assert split.positions.tolist() == [4] and split.segments is None
+
+
+def test_the_words_of_a_template_are_never_cut(pieces):
+    word_pieces = pieces("bert")
+    split, notices = filled(word_pieces, "in {text} is {pair} a {mask} river", ("low " * 70, "new " * 90), ("a", "b"))
+    long, short = rows(split)
+    text, pair = ([word_pieces.tokenizer.token_to_id(word)] for word in ("low", "new"))
+    fixed = [word_pieces.tokenizer.encode(words, add_special_tokens=False).ids for words in ("in", "is", "a", "river")]
+    room = word_pieces.window - 2 - sum(map(len, fixed)) - 1
+    expected = [
+        *[*word_pieces.prefix, *fixed[0], *text * (room - room // 2), *fixed[1], *pair * (room // 2), *fixed[2]],
+        *[word_pieces.mask, *fixed[3], *word_pieces.suffix],
+    ]
+    assert long == expected and len(long) == word_pieces.window
+    assert short[split.positions[1]] == long[split.positions[0]] == word_pieces.mask
+    assert len(notices) == 1 and "cut at the end: 1 (first: x.csv:1" in notices[0]
+    with pytest.raises(DataError, match="longer than the 62 word pieces"):
+        filled(word_pieces, "{text} {mask}", ("low " * 70,), long="error")
+
+
+def test_the_name_of_the_mask_in_a_text_is_text(pieces):
+    word_pieces = pieces("bert")
+    split, _ = filled(word_pieces, "{text} {mask}", ("a [MASK] {mask}",))
+    assert rows(split)[0].count(word_pieces.mask) == 1
+    assert split.positions.tolist() == [len(rows(split)[0]) - 2]
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=2), st.integers(4, 60))
 def test_what_fits_stays_and_what_does_not_fills_the_room(lengths, room):
     kept = fitted(lengths, room)
