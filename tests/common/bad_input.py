@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pyarrow
-from common.backbones import tiny_model
+from common.backbones import tiny_backbone, tiny_model
 from common.runs import write_bert
 from common.squad import asked, document, write
 from pyarrow import parquet
@@ -423,6 +423,37 @@ CASES = (
         parts=(
             "tasks.texts.scheme: has no meaning in family classification",
             "tasks.texts.long: window has no meaning in family classification. Use cut or error",
+        ),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A verbalizer that lacks a label, and a template without a gap",
+        change=lambda: texts(
+            "csv", "text,label\na,x\n", labels=["x", "y"], verbalizer={"x": "good"}, template="{text} is {msk}"
+        ),
+        parts=(
+            "tasks.texts.verbalizer: needs one word for each of labels (without a word: y; not in labels: none)",
+            'holds {msk}, which is none of {text}, {mask}. Did you mean "{mask}"?',
+        ),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A verbalizer for a backbone that cannot fill gaps",
+        change=lambda: texts("csv", "text,label\na,x\n", verbalizer={"x": "good"}),
+        parts=('task "texts": verbalizer needs a backbone with a mask piece', "Choose a masked language model"),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="Words that the backbone does not know as one piece",
+        change=lambda: (
+            tiny_backbone(Path("masked"), "bert", masked=True),
+            texts("csv", "text,label\na,x\nb,y\n", verbalizer={"x": "lower", "y": "doctors"}),
+        ),
+        command=(*PRETRAIN, "--set", "backbone.reference=./masked"),
+        parts=(
+            'task "texts": verbalizer.x: the backbone\'s tokenizer must know "lower" as one piece, got 2: low, ##er',
+            "verbalizer.y",
+            "Give another word",
         ),
     ),
     Case(
