@@ -746,6 +746,7 @@ def main():
 
     from common.runs import write_tasks
 
+    os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed looks for one, and says on the page that it has found none
     messages = {}
     with TemporaryDirectory() as name:
         root = Path(name)
