@@ -139,7 +139,8 @@ COMPARISONS = [
 
 
 @pytest.mark.parametrize("path", sorted(COMPARISONS), ids=lambda path: path.name)
-def test_every_comparison_is_valid_and_its_tasks_exist(path):
+def test_every_comparison_is_valid_and_its_tasks_exist(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPT_DATA", str(tmp_path))
     rows = load_compare_settings(path)
     settings = next(iter(rows.values()))
     manifest = load_manifest(settings.manifest)

@@ -34,9 +34,9 @@ def test_a_vector_is_as_long_as_that_of_training():
     with torch.device("meta"):
         bank = nn.ParameterList([torch.empty(shape.layers, 2, shape.keys, PROMPT_LENGTH)])
         head = nn.Linear(shape.hidden, LABELS)
-    tagger = SimpleNamespace(bank=bank, head=lambda task: head)
+    tagger = SimpleNamespace(shared=list(bank), head=lambda task: head)
     gradients = GradientVectors(tagger, ["a", "b"])
-    width = sum(p.numel() for p in gradients.prompts) + gradients.head_size + 1
+    width = sum(p.numel() for p in gradients.shared) + gradients.head_size + 1
     assert received(shape, "ordered", 2) == 4 * width
 
 

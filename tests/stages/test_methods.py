@@ -169,17 +169,17 @@ def test_prefix_tuning_starts_from_noise_of_scale_one(done):
 def test_engines_train_deep_prompts_and_heads_alone():
     sharded = Engine(name="FSDP2", sharding=Sharding(shard=lambda _: None, finish=lambda _: None))
     for engine in (sharded, Engine(name="DeepSpeed ZeRO-2", zero={})):
-        require_trainable(("head", "scratch", "prefix-tuning"), engine)
+        require_trainable(("head", "scratch", "prefix-tuning"), [], engine)
         with pytest.raises(LaunchError, match=r"under .*: bitfit, prompt-tuning train .* Leave them out"):
-            require_trainable(("scratch", "bitfit", "prompt-tuning"), engine)
-    require_trainable(BASELINES, Engine())
+            require_trainable(("scratch", "bitfit", "prompt-tuning"), [], engine)
+    require_trainable(BASELINES, [], Engine())
 
 
 def test_lora_without_peft_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    require_trainable(("scratch", "bitfit"), Engine())
+    require_trainable(("scratch", "bitfit"), [], Engine())
     with pytest.raises(BackboneError, match=r'"lora" needs PEFT, .*pip install .mpt-prompts\[peft\]'):
-        require_trainable(("lora",), Engine())
+        require_trainable(("lora",), [], Engine())
 
 
 @pytest.mark.parametrize("method", ["fine-tuning", "prompt-tuning"])
