@@ -124,7 +124,8 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     )
     with sharing(settings, accelerator, engine) as share:
         scores = _conclude(ready.tagger, tasks, progress, folder, share, console=console)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()  # the launch goes on: a comparison has more to do
     return scores
 
 

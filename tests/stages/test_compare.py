@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from common.ranks import run_ranks
 from common.runs import files_of, quiet
 
 from mpt.config import load_compare_settings
@@ -125,3 +126,27 @@ def test_what_cannot_be_compared_is_told_before_anything_is_trained(write, tmp_p
     with pytest.raises(ConfigError, match=told):
         compare(write(**changes), tmp_path / "out", resume="never", console=quiet())
     assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def on_ranks(rank, path, folder):
+    compare(load_compare_settings(path), folder, resume="never", console=quiet())
+
+
+def computed(folder):
+    """What a comparison has computed: tensors, choices of rates and scores, less what was measured."""
+    found = {name: data for name, data in files_of(folder).items() if name.endswith((".safetensors", "tuning.json"))}
+    runs = json.loads((folder / "results.json").read_text())["runs"]
+    return found, [{**run, "seconds": 0, "peak_memory_mib": 0} for run in runs]
+
+
+@pytest.mark.distributed
+def test_two_ranks_compare_with_the_same_bits_as_one(write, tmp_path):
+    """Pretraining first: what it ends must not be what the comparison still needs."""
+    training = {**CONFIG["training"], "micro_batches": 6}
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(rows=rows, training=training)
+    pretraining = json.loads((tmp_path / "pretrain.yaml").read_text())
+    (tmp_path / "pretrain.yaml").write_text(json.dumps({**pretraining, "training": training}))
+    compare(settings, tmp_path / "one", resume="never", console=quiet())
+    run_ranks(2, tmp_path / "out", on_ranks, tmp_path / "compare.yaml", tmp_path / "two")
+    assert computed(tmp_path / "two") == computed(tmp_path / "one")
