@@ -213,12 +213,14 @@ class TuningSettings(Settings):
             it has; an empty list stands for the optimizer's rate.
         seeds: Seeds of the trials; the rates with the best mean are taken. One trial is not enough: scores of a few
             hundred sentences differ more between seeds than between neighbouring rates.
+        steps: Steps of a trial, its schedule as much shorter; null stands for those of the runs that count.
     """
 
     prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.1, 0.2)
     backbone_learning_rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
     head_learning_rates: tuple[Rate, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1000, 1001)
+    steps: Positive | None = None
 
 
 def _head(value: str) -> str:
@@ -292,6 +294,17 @@ class TrialSettings(StageSettings):
     tuning: TuningSettings = TuningSettings()
     test: bool = True
 
+    @model_validator(mode="after")
+    def _warmup_fits_a_trial(self) -> Self:
+        if self.tuning.steps is not None and self.optimizer.warmup_steps >= self.tuning.steps:
+            raise FieldErrors(
+                {
+                    "tuning.steps": f"{self.tuning.steps} is not above optimizer.warmup_steps "
+                    f"({self.optimizer.warmup_steps}). Let trials train longer or warm up less."
+                }
+            )
+        return self
+
 
 class TransferSettings(TrialSettings):
     """Stage 2: the pretrained prompt to single tasks, against baselines at equal steps and equal tuning.
@@ -301,7 +314,7 @@ class TransferSettings(TrialSettings):
 
     Attributes:
         baselines: Methods to compare with, see `mpt.methods`: head, bitfit, lora, fine-tuning, prompt-tuning,
-            prefix-tuning, scratch.
+            p-tuning, prefix-tuning, scratch.
     """
 
     baselines: tuple[Annotated[str, AfterValidator(baseline)], ...] = ("scratch",)

@@ -25,6 +25,7 @@ class Method:
         pretrained: Prompt and head start from the pretrained ones; else both start fresh.
         shifted: The text starts behind the prompt's positions, whatever the pretrained prompt does.
         initialisation: Where a fresh prompt starts, if not where the pretrained one did.
+        reparameterisation: The network that the prompt always comes out of while it is trained.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     pretrained: bool = False
     shifted: bool = False
     initialisation: Literal["normal_1"] | None = None
+    reparameterisation: Literal["lstm"] | None = None
 
     @property
     def rates(self) -> tuple[Rate, ...]:
@@ -53,6 +55,13 @@ PROMPT_TUNING = Method(
     prompt="shallow",
     shifted=True,
 )
+P_TUNING = Method(
+    name="p-tuning",
+    about="the same out of an LSTM (P-tuning, arXiv:2103.10385)",
+    prompt="shallow",
+    shifted=True,
+    reparameterisation="lstm",
+)
 PREFIX_TUNING = Method(
     name="prefix-tuning",
     about="deep prompts as PEFT has them: positions shifted, N(0, 1) at the start (arXiv:2101.00190)",
@@ -64,7 +73,8 @@ SCRATCH = Method(name="scratch", about="a fresh deep prompt (P-Tuning v2, arXiv:
 TRANSFER = Method(name="transfer", about="the pretrained deep prompt (MPT-2)", prompt="deep", pretrained=True)
 
 METHODS = {
-    method.name: method for method in (HEAD, BITFIT, LORA, FINE_TUNING, PROMPT_TUNING, PREFIX_TUNING, SCRATCH, TRANSFER)
+    method.name: method
+    for method in (HEAD, BITFIT, LORA, FINE_TUNING, PROMPT_TUNING, P_TUNING, PREFIX_TUNING, SCRATCH, TRANSFER)
 }
 """By name, in the order of tables: baselines first."""
 BASELINES = tuple(name for name, method in METHODS.items() if not method.pretrained)

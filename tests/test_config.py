@@ -53,6 +53,13 @@ def test_overrides_change_single_settings(config):
     assert (settings.training.seed, settings.prompt.layers, settings.training.steps) == (7, (0, 2), 100)
 
 
+def test_trials_are_longer_than_the_warm_up(config):
+    path = config("optimizer: {warmup_steps: 5}\ntuning: {steps: 6}\n")
+    assert load_transfer_settings(path).tuning.steps == 6
+    told = problem(path, ["tuning.steps=5"], load_transfer_settings)
+    assert "tuning.steps: 5 is not above optimizer.warmup_steps (5). Let trials train longer or warm up less" in told
+
+
 def test_transfer_needs_no_file():
     settings = load_transfer_settings(None, ["seeds=[5]", "head=from:ner"])
     assert (settings.seeds, settings.head) == ((5,), "from:ner")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mpt.model.injection import LayerPrompt
-from mpt.model.reparameterisation import Reparameterisation
+from mpt.model.reparameterisation import Reparameterisation, by_layer, by_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +75,15 @@ class PromptBank(nn.Module):
     def fold(self) -> None:
         """Fill a reparameterised slot with what its network gives now."""
         if self.reparameterisation is not None:
-            self.slots[0].copy_(self.reparameterisation())
+            shape = self.shapes[0]
+            self.slots[0].copy_(by_layer(self.reparameterisation(), num_heads=shape.num_heads, head_dim=shape.head_dim))
 
     def pass_gradient(self) -> None:
         """Turn the gradient of a reparameterised slot into that of its network."""
         if self.reparameterisation is not None:
-            slot, weights = self.slots[0], list(self.reparameterisation.parameters())
-            # Not by a backward pass, which engines would notice and take for theirs.
-            gradients = torch.autograd.grad(self.reparameterisation(), weights, slot.grad)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient
+            slot = self.slots[0]
+            assert slot.grad is not None, "a step has a gradient of the prompt"
+            self.reparameterisation.pass_gradient(by_token(slot.grad))
             slot.grad = None
 
     def lengths(self, slots_B: Int64[Tensor, " B"] | None) -> Int64[Tensor, " B"] | int:

@@ -1,7 +1,8 @@
 """Prompts that come out of a small network while they are trained.
 
-The network is trained in the prompt's place, in float32; whatever uses the prompt sees flat keys and values, which
-`PromptBank` computes anew after every step. So nothing has to be converted when training ends.
+The network is trained in the prompt's place, in float32; whatever uses the prompt sees flat values (keys and values of
+a deep prompt, embeddings of a shallow one), which the prompt's module computes anew after every step. So nothing has
+to be converted when training ends.
 
 A prompt is what it started from plus the network's output, which is zero at first: all kinds start where a flat prompt
 would, also at real keys and values of text or at a pretrained prompt.
@@ -32,38 +33,42 @@ def by_layer(values_PV: Float[Tensor, "P V"], *, num_heads: int, head_dim: int) 
 class Reparameterisation(nn.Module):
     """A prompt as the sum of what it started from and the output of a network.
 
-    Shapes: P virtual tokens, I values of an input, V values of a virtual token in all prompted layers.
+    Shapes: P virtual tokens, I values of an input, V values of a virtual token, those of all prompted layers.
 
     Args:
-        prompt: What it starts from.
+        start: What it starts from, a row for each virtual token.
         inputs: A vector for each virtual token to compute from, trained with the network; None computes from the
             prompt itself, which is trained then.
         network: From inputs to values of virtual tokens; gives zeros at first.
     """
 
-    def __init__(
-        self, prompt: Float[Tensor, "L 2 G P D"], inputs: Float[Tensor, "P I"] | None, network: nn.Module
-    ) -> None:
+    def __init__(self, start: Float[Tensor, "P V"], inputs: Float[Tensor, "P I"] | None, network: nn.Module) -> None:
         super().__init__()
-        self.num_heads, self.head_dim = prompt.shape[2], prompt.shape[4]
-        values_PV = by_token(prompt).clone()
+        values_PV = start.clone()
         self.start = nn.Parameter(values_PV) if inputs is None else nn.Buffer(values_PV)
         self.inputs = None if inputs is None else nn.Parameter(inputs)
         self.network = network
 
-    def forward(self) -> Float[Tensor, "L 2 G P D"]:
-        """The flat prompt."""
-        added_PV = self.network(self.start if self.inputs is None else self.inputs)
-        return by_layer(self.start + added_PV, num_heads=self.num_heads, head_dim=self.head_dim)
+    def forward(self) -> Float[Tensor, "P V"]:
+        """The flat prompt, a row for each virtual token."""
+        return self.start + self.network(self.start if self.inputs is None else self.inputs)
+
+    def pass_gradient(self, gradient_PV: Float[Tensor, "P V"]) -> None:
+        """Turn the gradient of the flat prompt into those of the parameters."""
+        weights = list(self.parameters())
+        # Not by a backward pass, which engines would notice and take for theirs.
+        gradients = torch.autograd.grad(self(), weights, gradient_PV)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
 
     @property
     def flat_parameters(self) -> list[nn.Parameter]:
-        """Those that are keys and values themselves, and learn like a flat prompt."""
+        """Those that are the prompt's values themselves, and learn like a flat prompt."""
         return [self.start] if isinstance(self.start, nn.Parameter) else []
 
     @property
     def network_parameters(self) -> list[nn.Parameter]:
-        """The others, each of which moves many keys and values at once."""
+        """The others, each of which moves many values at once."""
         return [*([] if self.inputs is None else [self.inputs]), *self.network.parameters()]
 
 
@@ -85,30 +90,32 @@ class RecurrentLayers(nn.Module):
 
 
 def reparameterise(
-    prompt: Float[Tensor, "L 2 G P D"], *, kind: Kind, hidden_size: int, seed: int
+    start: Float[Tensor, "P V"], *, kind: Kind, input_size: int, hidden_size: int, seed: int
 ) -> Reparameterisation:
     """A network to train in a prompt's place.
 
     Args:
-        prompt: What to start from, in float32.
+        start: What to start from, a row for each virtual token, in float32.
         kind: "mlp" is an embedding and two layers with tanh between them, as in P-Tuning v2 (arXiv:2110.07602);
             "lstm" an embedding, a bidirectional LSTM of two layers and two layers with ReLU between them, as the prompt
             encoder of P-tuning (arXiv:2103.10385); "residual_mlp" adds a bottleneck of two layers with ReLU to the
             trained prompt, as Residual Prompt Tuning (arXiv:2305.03937), without its layer normalisation, whose output
             does not start at zero.
+        input_size: Size of the embedding that the network computes a virtual token from; "residual_mlp" computes from
+            the prompt itself.
         hidden_size: Width of the network.
         seed: Names the weights.
     """
-    _, _, num_heads, length, head_dim = prompt.shape
-    output_size = prompt.numel() // length
-    input_size = output_size if kind == "residual_mlp" else num_heads * head_dim
+    length, output_size = start.shape
+    if kind == "residual_mlp":
+        input_size = output_size
     with torch.device("meta"):  # where nothing is drawn
         network = _network(kind, input_size, hidden_size, output_size)
     _draw(network.to_empty(device="cpu"), seed)
     if kind == "residual_mlp":
-        return Reparameterisation(prompt, None, network)
+        return Reparameterisation(start, None, network)
     generator = torch_generator(seed, "reparameterisation", "inputs")
-    return Reparameterisation(prompt, torch.randn((length, input_size), generator=generator), network)
+    return Reparameterisation(start, torch.randn((length, input_size), generator=generator), network)
 
 
 def _network(kind: Kind, input_size: int, hidden_size: int, output_size: int) -> nn.Sequential:

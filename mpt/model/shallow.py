@@ -1,6 +1,9 @@
 """Shallow prompts: virtual tokens before the input of the first layer, and nothing in the layers above.
 
-Source: Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691.
+While a shallow prompt is trained, a network may stand behind it as behind a deep one (`mpt.model.reparameterisation`).
+
+Sources: Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691; with an LSTM
+Liu et al. 2021, "GPT Understands, Too" (P-tuning), arXiv:2103.10385.
 """
 
 from collections.abc import Mapping
@@ -12,6 +15,7 @@ from torch.nn import functional
 
 from mpt.model.backbone import Backbone
 from mpt.model.bank import dropped
+from mpt.model.reparameterisation import Reparameterisation
 
 
 class ShallowPrompt(nn.Module):
@@ -20,12 +24,34 @@ class ShallowPrompt(nn.Module):
     Args:
         embeddings: As wide as the backbone's word embeddings, in float32.
         dropout: Chance that a value is zeroed in training.
+        reparameterisation: What the embeddings come out of, and is trained in their place.
     """
 
-    def __init__(self, embeddings: Float[Tensor, "P E"], *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        embeddings: Float[Tensor, "P E"],
+        *,
+        dropout: float = 0.0,
+        reparameterisation: Reparameterisation | None = None,
+    ) -> None:
         super().__init__()
         self.embeddings = nn.Parameter(embeddings.float().clone())
         self.dropout = dropout
+        self.reparameterisation = reparameterisation
+        self.fold()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fill the embeddings with what a network behind them gives now."""
+        if self.reparameterisation is not None:
+            self.embeddings.copy_(self.reparameterisation())
+
+    def pass_gradient(self) -> None:
+        """Turn the gradient of the embeddings into that of a network behind them."""
+        if self.reparameterisation is not None:
+            assert self.embeddings.grad is not None, "a step has a gradient of the prompt"
+            self.reparameterisation.pass_gradient(self.embeddings.grad)
+            self.embeddings.grad = None
 
     @property
     def length(self) -> int:

@@ -13,6 +13,7 @@ from mpt.model.adaptation import Adaptation
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank
 from mpt.model.heads import Head
+from mpt.model.reparameterisation import Reparameterisation
 from mpt.model.shallow import ShallowPrompt
 from mpt.model.word_pieces import require_room
 
@@ -41,6 +42,7 @@ class Tagger(nn.Module):
         adaptation: Adaptation | None = None,
     ) -> None:
         super().__init__()
+        assert bank is None or shallow is None, "a prompt is deep or shallow"
         self._backbone = [backbone]  # a list, so that nn.Module does not register it
         self.bank = bank
         self.shallow = shallow
@@ -69,10 +71,26 @@ class Tagger(nn.Module):
         return self._heads[key]  # type: ignore[return-value]
 
     @property
+    def prompting(self) -> PromptBank | ShallowPrompt | None:
+        """What holds its prompts; at most one of both kinds is there."""
+        return self.bank if self.shallow is None else self.shallow
+
+    @property
+    def network(self) -> Reparameterisation | None:
+        """What is trained in the prompt's place."""
+        return None if self.prompting is None else self.prompting.reparameterisation
+
+    @property
     def prompts(self) -> list[nn.Parameter]:
         """Flat prompts, wherever their virtual tokens are."""
         deep = [] if self.bank is None else list(self.bank.slots)
         return deep + ([] if self.shallow is None else [self.shallow.embeddings])
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What an optimizer moves: every parameter but a flat prompt that comes out of a network."""
+        folded = [] if self.network is None else self.prompts
+        return [parameter for parameter in self.parameters() if all(parameter is not it for it in folded)]
 
     @property
     def shared(self) -> list[nn.Parameter]:

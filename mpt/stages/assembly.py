@@ -14,7 +14,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from mpt.config import BackboneSettings, PromptSettings, StageSettings
+from mpt.config import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.encoding import encode_task
 from mpt.data.plan import Plan, StreamSize, TaskSize, Units
@@ -27,7 +27,7 @@ from mpt.files import published_folder, write_durable
 from mpt.model.backbone import Backbone, load_backbone
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.probe import probe
-from mpt.model.reparameterisation import reparameterise
+from mpt.model.reparameterisation import Reparameterisation, by_token, reparameterise
 from mpt.model.sharding import Sharding
 from mpt.model.tagger import Tagger
 from mpt.model.trunk_cache import TrunkCache, default_folder
@@ -145,10 +145,20 @@ def new_bank(
     prompt: Float[Tensor, "L 2 G P D"], shape: PromptShape, settings: PromptSettings, *, seed: int
 ) -> PromptBank:
     """A slot to train from a prompt, with the network behind it that the settings ask for."""
-    network = None
-    if settings.reparameterisation != "none":
-        network = reparameterise(prompt, kind=settings.reparameterisation, hidden_size=settings.hidden_size, seed=seed)
+    width = shape.num_heads * shape.head_dim
+    network = new_network(by_token(prompt), settings, input_size=width, seed=seed)
     return PromptBank([prompt], [shape], dropout=settings.dropout, reparameterisation=network)
+
+
+def new_network(
+    start: Float[Tensor, "P V"], settings: PromptTrainingSettings, *, input_size: int, seed: int
+) -> Reparameterisation | None:
+    """The network that the settings ask for behind a prompt, given as a row for each virtual token."""
+    if settings.reparameterisation == "none":
+        return None
+    return reparameterise(
+        start, kind=settings.reparameterisation, input_size=input_size, hidden_size=settings.hidden_size, seed=seed
+    )
 
 
 def build_plan(
@@ -267,11 +277,10 @@ def sharing(
 
 def describe_size(tagger: Tagger) -> str:
     """Trained parameters against the frozen ones."""
-    prompts = 0 if tagger.bank is None else sum(slot.numel() for slot in tagger.bank.slots)
+    prompts = sum(prompt.numel() for prompt in tagger.prompts)
     heads = sum(p.numel() for head in tagger.heads.values() for p in head.parameters())
     frozen = tagger.backbone.num_parameters
-    network = None if tagger.bank is None else tagger.bank.reparameterisation
-    weights = 0 if network is None else sum(p.numel() for p in network.parameters())
+    weights = 0 if tagger.network is None else sum(p.numel() for p in tagger.network.parameters())
     return (
         f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
         f"backbone's {frozen:,} frozen parameters"

@@ -17,7 +17,7 @@ from mpt.model.lora import new_adaptation, require_peft
 from mpt.model.shallow import ShallowPrompt
 from mpt.model.tagger import Tagger, text_behind
 from mpt.serving.saved import SavedModel
-from mpt.stages.assembly import new_bank, prompt_shape
+from mpt.stages.assembly import new_bank, new_network, prompt_shape
 from mpt.stages.target_head import build_head
 from mpt.training.engines import Engine
 
@@ -49,10 +49,9 @@ class Start:
             settings = start.backbone_settings.model_copy(update={"positions": "shifted"})
             backbone = text_behind(start.backbone, start.prompt_settings.length)
             start = replace(start, backbone=backbone, backbone_settings=settings)
-        if method.initialisation is not None:
-            settings = start.prompt_settings.model_copy(update={"initialisation": method.initialisation})
-            start = replace(start, prompt_settings=settings)
-        return start
+        own = {"initialisation": method.initialisation, "reparameterisation": method.reparameterisation}
+        own = {field: value for field, value in own.items() if value is not None}
+        return replace(start, prompt_settings=start.prompt_settings.model_copy(update=own))
 
     @property
     def origin(self) -> dict[str, Any] | None:
@@ -142,7 +141,8 @@ def _shallow_prompt(start: Start, encoded: EncodedTask, seed: int) -> ShallowPro
     embeddings = initial_embeddings(
         start.backbone, prompting.length, texts, initialisation=prompting.initialisation, seed=seed
     )
-    return ShallowPrompt(embeddings, dropout=prompting.dropout)
+    network = new_network(embeddings, prompting, input_size=embeddings.shape[1], seed=seed)
+    return ShallowPrompt(embeddings, dropout=prompting.dropout, reparameterisation=network)
 
 
 def require_trainable(methods: Sequence[str], tasks: Sequence[Task], engine: Engine) -> None:

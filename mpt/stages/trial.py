@@ -90,7 +90,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
         "result": asdict(result),
         "best_step": progress.history[progress.best]["step"],
         "optimizer": trial.optimizer.model_dump(mode="json"),
-        "trained_parameters": sum(parameter.numel() for parameter in tagger.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in tagger.trained),
         "cost": cost_of(progress, session.accelerator),
         "dev": dev.to_json(),
         "test": None if test is None else test.to_json(),
@@ -119,18 +119,18 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         DivergedError: The learning rates are too high to train with.
         Preempted: Asked to stop.
     """
+    task, method = trial.task, METHODS[trial.method]
+    start = session.start.of(method)
     settings = session.settings.model_copy(
         update={
             "optimizer": trial.optimizer,
+            "prompt": start.prompt_settings,
             "training": session.settings.training.model_copy(update={"seed": trial.seed}),
         }
     )
-    task = trial.task
     if trial.shots is not None:
         train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
         task = replace(task, splits={**task.splits, "train": train})
-    method = METHODS[trial.method]
-    start = session.start.of(method)
     (encoded,), _ = encode_tasks([task], start.backbone)
     tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
     shapes = [] if tagger.bank is None else tagger.bank.shapes

@@ -1,5 +1,6 @@
 """Learning rates chosen on dev: for every method the same number of trials with the same seeds."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -34,12 +35,13 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
     chosen = parent / TUNING_FILE
     if (done := written(session, chosen)) is not None:
         return optimizer.model_copy(update=done["chosen"])
+    short = _of_trials(session)
     trials: list[dict[str, float | None]] = []
     for values in grid if len(grid) > 1 else []:
         rates = {_field(name): value for name, value in zip(names, values, strict=True)}
         candidate = optimizer.model_copy(update=rates)
         found = [
-            _tuning_score(session, Trial(task=task, shots=shots, method=method, seed=seed, optimizer=candidate))
+            _tuning_score(short, Trial(task=task, shots=shots, method=method, seed=seed, optimizer=candidate))
             for seed in tuning.seeds
         ]
         finite = [score for score in found if score is not None]
@@ -72,6 +74,13 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
 def _field(rate: Rate) -> str:
     """The setting of a learning rate."""
     return f"{rate}_learning_rate"
+
+
+def _of_trials(session: Session) -> Session:
+    """The same for trials, which may be shorter than the runs that count."""
+    settings = session.settings
+    training = settings.training.model_copy(update={"steps": settings.tuning.steps or settings.training.steps})
+    return replace(session, settings=settings.model_copy(update={"training": training}))
 
 
 def _tuning_score(session: Session, trial: Trial) -> float | None:

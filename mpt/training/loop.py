@@ -277,7 +277,7 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
 
 
 def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
-    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    network = tagger.network
     parts: dict[str, Mapping[str, Tensor]] = {
         "prompts": _prompts(tagger),
         "heads": {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()},
@@ -318,12 +318,12 @@ def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
 def trained_state(tagger: Tagger, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """A checkpoint's tensors under the names of `tagger.state_dict()`; a tagger for use has no network."""
     slots = [] if tagger.bank is None else range(len(tagger.bank.slots))
-    network = None if tagger.bank is None else tagger.bank.reparameterisation
-    weights = {} if network is None else checkpoint.reparameterisation
+    weights = {} if tagger.network is None else checkpoint.reparameterisation
+    behind = "bank" if tagger.shallow is None else "shallow"
     adapted = {} if tagger.adaptation is None else tagger.adaptation.keys
     return {
         **{f"bank.slots.{slot}": checkpoint.prompts[f"slot{slot}"] for slot in slots},
-        **{f"bank.reparameterisation.{name}": weight for name, weight in weights.items()},
+        **{f"{behind}.reparameterisation.{name}": weight for name, weight in weights.items()},
         **({} if tagger.shallow is None else {"shallow.embeddings": checkpoint.prompts[SHALLOW]}),
         **{f"adaptation.values.{key}": checkpoint.backbone[name] for name, key in adapted.items()},
         **{

@@ -32,7 +32,7 @@ def build_optimizer(
         for head in tagger.heads.values()
         if any(True for _ in head.parameters())
     ]
-    network = None if tagger.bank is None else tagger.bank.reparameterisation
+    network = tagger.network
     flat = tagger.prompts if network is None else network.flat_parameters
     weights = [] if network is None else network.network_parameters
     own = [] if tagger.adaptation is None else list(tagger.adaptation.parameters())

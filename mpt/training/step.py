@@ -12,7 +12,6 @@ from mpt.data.batch import Batch, collate
 from mpt.data.encoded import EncodedTask
 from mpt.data.plan import MicroBatch
 from mpt.errors import DivergedError
-from mpt.model.bank import PromptBank
 from mpt.model.losses import summed_loss
 from mpt.model.tagger import Tagger
 from mpt.seeding import torch_generator
@@ -106,12 +105,12 @@ def _move(tagger: Tagger, optimizer: Optimizer, workers: Workers, clip_norm: flo
 
     The network is computed in a thread like those of micro-batches, so that its bits depend on no number of threads.
     """
-    banks = [] if tagger.bank is None else [tagger.bank]
-    workers.map(PromptBank.pass_gradient, banks)
+    prompting = [] if tagger.prompting is None else [tagger.prompting]
+    workers.map(lambda prompt: prompt.pass_gradient(), prompting)
     norm = clip_gradients(tagger.parameters(), clip_norm)
     optimizer.step()
     tagger.refresh()
-    workers.map(PromptBank.fold, banks)
+    workers.map(lambda prompt: prompt.fold(), prompting)
     return float(norm)
 
 

@@ -14,8 +14,12 @@ def prompt_of(seed=0, shape=SHAPE):
 
 def bank_of(kind, *, hidden_size=16, seed=0, prompt=None):
     prompt = prompt_of() if prompt is None else prompt
-    network = reparameterise(prompt, kind=kind, hidden_size=hidden_size, seed=seed)
+    network = reparameterise(by_token(prompt), kind=kind, input_size=12, hidden_size=hidden_size, seed=seed)
     return PromptBank([prompt], [SHAPE], reparameterisation=network)
+
+
+def folded(bank):
+    return by_layer(bank.reparameterisation(), num_heads=2, head_dim=6)
 
 
 def test_a_row_of_a_virtual_token_holds_key_and_value_of_every_layer():
@@ -32,7 +36,7 @@ def test_a_row_of_a_virtual_token_holds_key_and_value_of_every_layer():
 def test_a_network_starts_where_a_flat_prompt_would(kind):
     prompt = prompt_of()
     bank = bank_of(kind, prompt=prompt)
-    assert torch.equal(bank.slots[0], prompt) and torch.equal(bank.reparameterisation(), prompt)
+    assert torch.equal(bank.slots[0], prompt) and torch.equal(folded(bank), prompt)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +62,7 @@ def test_the_gradient_is_that_of_the_network_as_a_part_of_the_model(kind):
         for weight in bank.reparameterisation.parameters():
             weight += 0.01
     bank.fold()
-    (bank.reparameterisation() * target).square().sum().backward()
+    (folded(bank) * target).square().sum().backward()
     expected = {name: weight.grad.clone() for name, weight in bank.reparameterisation.named_parameters()}
     bank.zero_grad()
     (bank.slots[0] * target).square().sum().backward()
@@ -74,7 +78,7 @@ def test_folding_follows_the_network():
         bank.reparameterisation.network[-1].bias += 1
     assert torch.equal(bank.slots[0], before)
     bank.fold()
-    assert torch.equal(bank.slots[0], bank.reparameterisation()) and not torch.equal(bank.slots[0], before)
+    assert torch.equal(bank.slots[0], folded(bank)) and not torch.equal(bank.slots[0], before)
 
 
 def test_a_flat_bank_has_nothing_to_fold():
@@ -124,6 +128,6 @@ def test_only_a_residual_network_has_keys_and_values_of_its_own():
 
 
 def test_a_network_belongs_to_a_bank_of_one_slot():
-    network = reparameterise(prompt_of(), kind="mlp", hidden_size=16, seed=0)
+    network = reparameterise(by_token(prompt_of()), kind="mlp", input_size=12, hidden_size=16, seed=0)
     with pytest.raises(AssertionError, match="one slot"):
         PromptBank([prompt_of()] * 2, [SHAPE] * 2, reparameterisation=network)

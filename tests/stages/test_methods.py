@@ -29,6 +29,11 @@ RANK = 8
 HEAD = HIDDEN * LABELS + LABELS
 BIASES = LAYERS * (4 * HIDDEN + INNER + HIDDEN + 2 * HIDDEN) + HIDDEN  # projections, two norms; norm of embeddings
 """Query, key, value, output; both halves of the feed-forward block; biases of norms."""
+WIDTH = 8
+"""Of the network behind a prompt."""
+ENCODER = sum(8 * WIDTH // 2 * (into + WIDTH // 2 + 2) for into in (HIDDEN, WIDTH))
+ENCODER += WIDTH * (WIDTH + 1) + HIDDEN * (WIDTH + 1)
+"""Two layers of an LSTM, four gates in two directions with weights of inputs, of states and two biases; two linear."""
 
 
 def num_trained(method, backbone):
@@ -39,6 +44,7 @@ def num_trained(method, backbone):
         "lora": LAYERS * 2 * 2 * RANK * HIDDEN,  # queries and values, two factors
         "fine-tuning": backbone.num_parameters,
         "prompt-tuning": LENGTH * HIDDEN,
+        "p-tuning": LENGTH * HIDDEN + ENCODER,
         "prefix-tuning": LAYERS * 2 * LENGTH * HIDDEN,
         "scratch": LAYERS * 2 * LENGTH * HIDDEN,
         "transfer": LAYERS * 2 * LENGTH * HIDDEN,
@@ -54,6 +60,8 @@ def session(world, tmp_path_factory):
         training__steps=10,
         evaluation__every_steps=10,
         training__head_dropout=0.0,
+        prompt__hidden_size=WIDTH,
+        prompt__network_rate=0.3,
     )
     return Session(
         start=start_from(open_saved(world.run), settings.prompt),
@@ -98,7 +106,16 @@ def done(session):
 
 
 def test_the_known_methods():
-    assert BASELINES == ("head", "bitfit", "lora", "fine-tuning", "prompt-tuning", "prefix-tuning", "scratch")
+    assert BASELINES == (
+        "head",
+        "bitfit",
+        "lora",
+        "fine-tuning",
+        "prompt-tuning",
+        "p-tuning",
+        "prefix-tuning",
+        "scratch",
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,13 +129,16 @@ def test_the_loss_falls(done, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_as_many_parameters_are_trained_as_by_formula_and_all_of_them_move(done, session, method):
-    _, start, tagger, _ = done[method][0]
-    assert sum(p.numel() for p in tagger.parameters()) == HEAD + num_trained(method, session.start.backbone)
+    folder, start, tagger, _ = done[method][0]
+    trained = HEAD + num_trained(method, session.start.backbone)
+    assert sum(p.numel() for p in tagger.trained) == trained
+    assert json.loads((folder / "result.json").read_text())["trained_parameters"] == trained
     now = state_bytes(tagger)
     assert now.keys() == start.keys()
     still = {name for name in start if start[name] == now[name]}
     # The softmax over pieces does not notice what is added to every key.
-    assert all("key/bias" in name for name in still), still
+    buffers = {name for name, _ in tagger.named_buffers()}  # where a prompt out of a network starts
+    assert all("key/bias" in name or name in buffers for name in still), still
 
 
 def test_a_method_does_not_depend_on_what_was_trained_before(done):
@@ -145,9 +165,10 @@ def test_a_saved_model_gives_equal_logits(done, session, method):
     assert torch.equal(*logits)
     names = {path.name for path in saved.folder.iterdir()}
     assert ("backbone.safetensors" in names) == (METHODS[method].weights is not None)
+    assert ("reparameterisation.safetensors" in names) == (method == "p-tuning")
 
 
-@pytest.mark.parametrize("method", ["prompt-tuning", "prefix-tuning"])
+@pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning", "prefix-tuning"])
 def test_text_starts_behind_the_prompt(done, session, method):
     _, _, tagger, _ = done[method][0]
     backbone = tagger.backbone

@@ -265,6 +265,14 @@ def test_tuning_uses_its_own_seed_and_never_the_test_set(world, tmp_path, monkey
     assert [path.name for path in (tmp_path / "results" / "firms-20" / "transfer").iterdir()].count("seed-77") == 0
 
 
+def test_trials_may_be_shorter_than_the_runs_that_count(world, tmp_path, monkeypatch):
+    trained = spied(monkeypatch, "train_trial")
+    tuning = TUNING.model_copy(update={"steps": 3})
+    run_transfer(world, tmp_path / "results", tuning=tuning, baselines=(), seeds=(3,), training__steps=5)
+    steps = [(args[1].seed, args[0].settings.training.steps, done[1].step) for args, _, done in trained]
+    assert steps == [(77, 3, 3)] * 4 + [(3, 5, 5)]
+
+
 def test_the_best_mean_over_the_tuning_seeds_wins(world, tmp_path, monkeypatch):
     """0.1 has the best single trial, 0.2 the best mean, and 0.3 diverges with one seed."""
     scores = {(0.1, 7): 0.9, (0.1, 8): 0.1, (0.2, 7): 0.6, (0.2, 8): 0.6, (0.3, 7): 0.99, (0.3, 8): None}

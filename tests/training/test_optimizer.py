@@ -4,7 +4,7 @@ from common.runs import make_parts
 from torch import nn
 
 from mpt.model.bank import PromptBank
-from mpt.model.reparameterisation import reparameterise
+from mpt.model.reparameterisation import by_token, reparameterise
 from mpt.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -50,7 +50,8 @@ def test_epochs_may_be_a_fraction_of_a_step_long():
 @pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
 def test_a_network_is_trained_in_the_place_of_its_prompt_at_a_part_of_its_rate(world, kind):
     tagger = make_parts(world).tagger
-    network = reparameterise(tagger.bank.slots[0].detach(), kind=kind, hidden_size=8, seed=0)
+    start = by_token(tagger.bank.slots[0].detach())
+    network = reparameterise(start, kind=kind, input_size=start.shape[1], hidden_size=8, seed=0)
     tagger.bank = PromptBank(list(tagger.bank.slots), tagger.bank.shapes, reparameterisation=network)
     rates = {"prompt_learning_rate": 0.2, "head_learning_rate": 0.01, "network_rate": 0.1}
     optimizer = build_optimizer(tagger, weight_decay=0.3, **rates)
