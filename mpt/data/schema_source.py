@@ -30,6 +30,16 @@ FieldName = str | int
 """Name of a field, or number of a column that has no name, counted from 0."""
 
 
+def _composable(value: FieldName) -> FieldName:
+    if isinstance(value, str) and re.search(r"[{}]", re.sub(r"\{[^{}]+\}", "", value)):
+        raise ValueError(f'"{value}" has a brace without its partner, or none between. Write names as {{name}}.')
+    return value
+
+
+TextField = Annotated[FieldName, AfterValidator(_composable)]
+"""Where a whole text is: a field, one inside of others (`target.span1_text`), or several (`{word}: {sentence1}`)."""
+
+
 class Files(Settings):
     """Data files of a task below the manifest's root: a path, a glob or a list of them for each split."""
 
@@ -83,15 +93,16 @@ class Columns(Settings):
 class Fields(Settings):
     """Names of the fields of JSON lines, or of the columns of a CSV file or a Hub data set.
 
-    A CSV file without a header line has its columns named by numbers.
+    A CSV file without a header line has its columns named by numbers. In families of whole texts, `text` and `pair`
+    may be put together from fields, and fields of objects inside of a JSON line are named with dots.
     """
 
     tokens: str = "tokens"
     tags: str = "tags"
     predicate: str = "predicate"
-    text: FieldName = "text"
+    text: TextField = "text"
     spans: str = "spans"
-    pair: FieldName | None = None
+    pair: TextField | None = None
     label: FieldName = "label"
     question: str | None = None
     choices: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("choices",)

@@ -5,6 +5,7 @@ Everything that is wrong in a file is found before any of it is used, and raised
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -138,7 +139,7 @@ def _text(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ..
         texts: tuple[str, ...] = (_string(record, "text"),)
     else:
         names = [source.fields.text] + ([] if source.fields.pair is None else [source.fields.pair])
-        texts = tuple(_string(record, str(name)) for name in names)
+        texts = tuple(_composed(record, str(name)) for name in names)
     if not source.labelled:
         return (texts,), None
     return (texts,), (source.label or _label(record, str(source.fields.label)),)
@@ -146,7 +147,7 @@ def _text(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ..
 
 def _choices(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
     """A pair of context and choice for each choice, and the number of the right one."""
-    context = _string(record, str(source.fields.text))
+    context = _composed(record, str(source.fields.text))
     if source.fields.question is not None:
         question = _string(record, source.fields.question)
         context = f"{context} {source.questions.get(question, question)}"
@@ -168,8 +169,17 @@ def _choices(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...],
     return inputs, (str(label),)
 
 
+def _composed(record: Record, name: str) -> str:
+    """A text that is one field, or several and what stands between them, as in `{word}: {sentence1}`."""
+    parts = re.split(r"\{([^{}]+)\}", name)
+    if len(parts) == 1:
+        return _string(record, name)
+    # Every other part was in braces.
+    return "".join(_string(record, part) if number % 2 else part for number, part in enumerate(parts))
+
+
 def _string(record: Record, name: str) -> str:
-    value = _field(record, name)
+    value = _inner(record, name)
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
     if not value.strip():
@@ -195,6 +205,17 @@ def _field(record: Record, name: str) -> Any:
     if name.isdigit() and name not in record:
         raise DataError(f"no column {name}, the row has {len(record)} (counted from 0)")
     return member(record, name)
+
+
+def _inner(record: Record, name: str) -> Any:
+    """A field, or with a dot in its name one of an object inside."""
+    outer, dot, rest = name.partition(".")
+    if not dot or name in record or outer not in record:
+        return _field(record, name)
+    inner = record[outer]
+    if not isinstance(inner, dict):
+        raise DataError(f"{outer} must be an object with a field {rest}, got {quoted(json.dumps(inner))}")
+    return _inner(inner, rest)
 
 
 def _document(record: Record, source: TextSource, numbers: dict[str, int]) -> int | None:

@@ -390,3 +390,61 @@ def test_a_test_split_is_taken_out_of_train_too(tmp_path):
     assert notices[0] == "t: test is 40 texts (20.0%) taken out of train by document; train keeps 160."
     (without,), _ = load_tasks(load_manifest(path))
     assert without.splits["train"] == task.splits["train"]
+
+
+# The header and a line of each published layout, its texts, its label and its files; made up, as the data are not ours.
+GLUE_HEADER = "index\tpromptID\tpairID\tgenre\tparse\tsentence1\tsentence2\tlabel1\tgold_label"
+PUBLISHED = {
+    ("paper_glue", "cola"): (
+        "",
+        'gj04\t1\t\tShe@ "ran.',
+        ('She@ "ran.',),
+        "1",
+        ("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv"),
+    ),
+    ("paper_glue", "mrpc"): (
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        '1\t70\t71\tHe@ said "no.\tHe denied.',
+        ('He@ said "no.', "He denied."),
+        "1",
+        ("glue/MRPC/train.tsv", "glue/MRPC/dev.tsv"),
+    ),
+    ("paper_glue", "mnli"): (
+        GLUE_HEADER,
+        "0\t1\t1n\tfiction\t( a )\tIt@ rains.\tIt is wet.\tneutral\tentailment",
+        ("It@ rains.", "It is wet."),
+        "entailment",
+        ("glue/MNLI/train.tsv", "glue/MNLI/dev_matched.tsv"),
+    ),
+    ("paper_superglue", "wic"): (
+        "",
+        '{"word": "place", "sentence1": "A@ place.", "sentence2": "Places.", "idx": 0, "label": false, "start1": 2}',
+        ("place: A@ place.", "Places."),
+        "false",
+        ("superglue/WiC/train.jsonl", "superglue/WiC/val.jsonl"),
+    ),
+    ("paper_superglue", "wsc"): (
+        "",
+        '{"text": "It@ fell.", "target": {"span2_index": 0, "span1_index": 2, "span1_text": "the cup", '
+        '"span2_text": "It"}, "idx": 0, "label": true}',
+        ("It: It@ fell.", "the cup"),
+        "true",
+        ("superglue/WSC/train.jsonl", "superglue/WSC/val.jsonl"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED, ids="-".join)
+def test_the_paper_manifests_read_lines_of_the_published_layouts(name, monkeypatch, tmp_path):
+    header, line, texts, label, files = PUBLISHED[name]
+    lines = [line.replace("@", str(i)) for i in range(10)]
+    for path in files:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("\n".join([*([header] if header else []), *lines]) + "\n")
+    monkeypatch.setenv("MPT_DATA", str(tmp_path))
+    manifest = load_manifest(REPO / "data_manifests" / f"{name[0]}.yaml")
+    (task,), _ = load_tasks(manifest, names=[name[1]], splits=("train", "dev", "test"))
+    first = task.splits["test"][0]
+    assert first.inputs == (tuple(text.replace("@", "0") for text in texts),)
+    assert first.tags == (label,)
+    assert len(task.splits["train"]) + len(task.splits["dev"]) == 10

@@ -74,6 +74,42 @@ def test_choices_in_one_list_may_differ_in_number(tmp_path):
     assert [len(example.inputs) for example in read(tmp_path, lines, layout)] == [3, 2]
 
 
+def test_texts_are_put_together_from_fields_also_of_inner_objects(tmp_path):
+    fields = {"text": "{target.span2_text}: {text}", "pair": "target.span1_text"}
+    line = '{"text": "It {fell}.", "target": {"span1_text": "the cup", "span2_text": "It"}, "label": true}\n'
+    (one,) = read(tmp_path, line, source("jsonl", fields=fields))
+    assert (one.inputs, one.tags) == ((("It: It {fell}.", "the cup"),), ("true",))
+    (choice,) = read(
+        tmp_path,
+        '{"a.b": "x", "a": {"b": "y"}, "choices": ["c", "d"], "label": 0}\n',
+        source("jsonl", unit="choices", fields={"text": "<{a.b}>"}),
+    )
+    assert choice.inputs == (("<x>", "c"), ("<x>", "d")), "a field of that very name comes first"
+    (row,) = read(tmp_path, "#1 String,x,label\na,b,c\n", source(fields={"text": "{#1 String} ({x})"}))
+    assert row.inputs == (("a (b)",),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "record", "expected"),
+    [
+        ({"text": "{word}: {s1}"}, '{"word": "w", "label": 1}', 'no field "s1" among word, label'),
+        ({"text": "{word}: {s1}"}, '{"word": "w", "s1": " ", "label": 1}', "s1 is empty"),
+        ({"text": "t.a"}, '{"t": {"b": "x"}, "label": 1}', 'no field "a" among b'),
+        ({"text": "t.a"}, '{"t": "x", "label": 1}', 't must be an object with a field a, got "'),
+        ({"text": "t.a"}, '{"u": "x", "label": 1}', 'no field "t.a" among u, label'),
+    ],
+)
+def test_missing_parts_of_a_text_are_told(tmp_path, fields, record, expected):
+    (problem,) = problems(tmp_path, record + "\n", source("jsonl", fields=fields))
+    assert problem.startswith(f":1: {expected}"), problem
+
+
+@pytest.mark.parametrize("name", ["{word", "word}", "{}", "{{a}}", "{a}: {b"])
+def test_braces_come_in_pairs(name):
+    with pytest.raises(ValueError, match="has a brace without its partner, or none between"):
+        source(fields={"text": name})
+
+
 def test_labels_are_left_unread_for_prediction(tmp_path):
     (one,) = read(tmp_path, "text\nhello\n", source(labelled=False))
     assert (one.inputs, one.tags) == ((("hello",),), None)
