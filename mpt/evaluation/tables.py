@@ -1,13 +1,18 @@
 """Tables and figures of methods against tasks: mean and spread over seeds, and what each model cost."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 
 from mpt.evaluation.comparison import Summary, summarise
 
 MEGA = 1e6
+BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "qa_f1": ("exact match", ("exact_match",)),
+    "srl_f1": ("with V", ("with_predicates", "f1")),
+}
+"""What is published beside a score: its name, and where a report has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +25,7 @@ class Run:
         metric: Name of the score.
         seed: Seed of the run.
         dev, test: Scores in [0, 1]; test is None where there is none or it was not asked for.
+        beside: What is published beside such a score, of the same split, in [0, 1]; see `BESIDE`. None without.
         trials: Models trained to choose its learning rates.
         trained: Trained parameters, the head's included.
         seconds: Time of training.
@@ -32,6 +38,7 @@ class Run:
     seed: int
     dev: float
     test: float | None
+    beside: float | None = None
     trials: int
     trained: int
     seconds: float
@@ -52,6 +59,7 @@ class Cell:
         experiment: The experiment.
         metric: Split and name of the score.
         score: Mean and spread over seeds, in points of 100.
+        beside: The same of what is published beside it; None without.
         trials: Models trained to choose the learning rates.
         trained: Trained parameters.
         seconds: Mean time of training.
@@ -62,6 +70,7 @@ class Cell:
     experiment: str
     metric: str
     score: Summary
+    beside: Summary | None
     trials: int
     trained: int
     seconds: float
@@ -74,12 +83,14 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
     found = []
     for row, experiment in places:
         own = [run for run in runs if (run.row, run.experiment) == (row, experiment)]
+        beside = [run.beside for run in own if run.beside is not None]
         found.append(
             Cell(
                 row=row,
                 experiment=experiment,
-                metric=f"{'dev' if own[0].test is None else 'test'} {own[0].metric.replace('_', ' ')}",
+                metric=_title(own[0]),
                 score=summarise([run.score for run in own]),
+                beside=summarise(beside) if beside else None,
                 trials=own[0].trials,
                 trained=own[0].trained,
                 seconds=sum(run.seconds for run in own) / len(own),
@@ -148,8 +159,16 @@ def figure(runs: Sequence[Run], *, title: str) -> bytes:
     return out.getvalue()
 
 
+def _title(run: Run) -> str:
+    """Split and name of a score, and of what stands beside it."""
+    name = f"{'dev' if run.test is None else 'test'} {run.metric.replace('_', ' ')}"
+    return name if run.beside is None else f"{name} ({BESIDE[run.metric][0]})"
+
+
 def _shown(cell: Cell | None) -> str:
-    return "-" if cell is None else str(cell.score)
+    if cell is None:
+        return "-"
+    return str(cell.score) if cell.beside is None else f"{cell.score} ({cell.beside})"
 
 
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

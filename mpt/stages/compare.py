@@ -16,7 +16,7 @@ from mpt.config import CompareSettings, PromptTrainingSettings, load_pretrain_se
 from mpt.data.manifest import load_manifest
 from mpt.data.tasks import load_tasks
 from mpt.errors import ConfigError
-from mpt.evaluation.tables import Run, figure, markdown, to_csv
+from mpt.evaluation.tables import BESIDE, Run, figure, markdown, to_csv
 from mpt.files import replace_durable, to_json
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
@@ -185,6 +185,7 @@ def folder_name(row: str) -> str:
 
 def _run(name: str, experiment: str, record: Mapping[str, Any], trials: int) -> Run:
     result, cost = record["result"], record["cost"]
+    report = record["dev"] if record["test"] is None else record["test"]
     return Run(
         row=name,
         experiment=experiment,
@@ -192,11 +193,22 @@ def _run(name: str, experiment: str, record: Mapping[str, Any], trials: int) -> 
         seed=result["seed"],
         dev=result["dev"],
         test=result["test"],
+        beside=_beside(result["metric"], report),
         trials=trials,
         trained=record["trained_parameters"],
         seconds=cost["seconds"],
         peak_memory_mib=cost["peak_memory_mib"],
     )
+
+
+def _beside(metric: str, report: Mapping[str, Any]) -> float | None:
+    """What is published beside a score, out of a report."""
+    if metric not in BESIDE:
+        return None
+    found: Any = report
+    for key in BESIDE[metric][1]:
+        found = found[key]
+    return found
 
 
 def _write(folder: Path, title: str, runs: Sequence[Run]) -> None:

@@ -53,6 +53,14 @@ def test_the_table_shows_scores_and_what_they_cost(runs):
     ]
 
 
+def test_what_is_published_beside_a_score_stands_beside_it():
+    runs = [run("x", "squad", seed, 0.5 + seed / 10, metric="qa_f1", beside=0.25) for seed in (0, 1)]
+    runs.append(run("x", "roles", 0, None, metric="srl_f1", beside=0.95))
+    scores = markdown(runs).split("\n\n")[0].splitlines()
+    assert scores[0] == "|  | squad, test qa f1 (exact match) | roles, dev srl f1 (with V) |"
+    assert scores[2] == "| x | 55.0 \u00b1 7.1 (25.0 \u00b1 0.0) | 90.0 (95.0) |"
+
+
 def test_every_run_is_a_line_of_csv(runs):
     rows = list(csv.DictReader(StringIO(to_csv(runs))))
     assert [(row["row"], row["seed"], row["test"]) for row in rows][2:] == [
