@@ -289,7 +289,7 @@ SHIPPED = {
     },
     "open_slots": {"snips": (12406, 1378, 700, 39), "hwu64": (8964, 996, 1076, 54)},
     "open_pos": {"ud_ewt": (12544, 2001, 2077, 17)},
-    "open_srl": {"propbank_ewt": (40391, 4913, 4795, 60)},
+    "open_srl": {"propbank_ewt": (40391, 4913, 4795, 60), "ud_ewt": (12544, 2001, 2077, 17)},
     "open_classification": {
         "banking77": (9003, 1000, 3080, 77),
         "rt_polarity": (8636, 960, 1066, 2),
