@@ -412,6 +412,25 @@ CASES = (
     ),
     Case(
         topic="Whole texts and choices",
+        what="Texts put together from a field that there is not, or from one inside of what is no object",
+        change=lambda: texts(
+            "jsonl",
+            '{"wrd": "bank", "label": "x", "target": {"a": "b"}}\n{"word": "bank", "label": "x", "target": "b"}\n',
+            fields={"text": "{word}: {target.a}"},
+        ),
+        parts=(
+            'data/texts.txt:1: no field "word" among wrd, label, target. Did you mean "wrd"?',
+            "data/texts.txt:2: target must be an object with a field a, got",
+        ),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="A brace that is not closed",
+        change=lambda: texts("jsonl", '{"word": "a", "label": "x"}\n', fields={"text": "{word: it"}),
+        parts=('tasks.texts.fields.text: "{word: it" has a brace without its partner', "Write names as {name}"),
+    ),
+    Case(
+        topic="Whole texts and choices",
         what="Plain lines without a label for their file",
         change=lambda: texts("text", "Ada came\n"),
         parts=("tasks.texts.label_of: is required", "{reviews.pos: positive}"),
