@@ -295,6 +295,7 @@ SHIPPED = {
         "rt_polarity": (8636, 960, 1066, 2),
         "boolq": (2354, 262, 654, 2),
     },
+    "open_verbalizer": {"rt_cls": (8636, 960, 1066, 2), "rt_verbalizer": (8636, 960, 1066, 2)},
 }
 
 
