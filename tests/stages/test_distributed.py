@@ -150,7 +150,7 @@ def results(folder):
     return content
 
 
-@pytest.mark.parametrize("baselines", [("scratch",), ("fine-tuning", "lora", "prompt-tuning")])
+@pytest.mark.parametrize("baselines", [("scratch",), ("fine-tuning", "lora", "prompt-tuning", "p-tuning")])
 def test_two_ranks_transfer_the_same_bits_as_one(world, tmp_path, baselines):
     transfer(0, world, tmp_path / "one", "never", baselines=baselines)
     run_ranks(2, tmp_path / "out", transfer, world, tmp_path / "two", "never", None, baselines)
