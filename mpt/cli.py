@@ -153,6 +153,9 @@ def predict(
     word_column: Annotated[int, typer.Option(help="With conll: column of the word, from 0.")] = 0,
     tag_column: Annotated[int | None, typer.Option(help="With conll: column to replace; appended if none.")] = None,
     delimiter: Annotated[str, typer.Option(help="With conll: tab, space, whitespace or one character.")] = "whitespace",
+    no_answer_above: Annotated[
+        float | None, typer.Option(help="Of questions that may have no answer: by how much that must score higher.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
 ) -> None:
     """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text."""
@@ -161,7 +164,7 @@ def predict(
     from mpt.serving.saved import open_saved
 
     console = _console()
-    predictor = Predictor(open_saved(model, reference=backbone), task)
+    predictor = Predictor(open_saved(model, reference=backbone), task, no_answer_above=no_answer_above)
     source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
     tagged, notices = predictor.predict_file(text, source, out)
     for notice in notices:

@@ -59,7 +59,8 @@ class Passages:
         starts: Offset of the first character that each word covers in its passage; -1 for the place of "no answer".
         ends: Offset behind the last.
         max_answer: Most pieces of an answer.
-        no_answer: Whether "no answer" may be the prediction.
+        no_answer_above: "No answer" is the prediction where its score is above the best answer's by more than this;
+            None where it never is.
     """
 
     texts: tuple[str, ...]
@@ -68,7 +69,7 @@ class Passages:
     starts: Int32[np.ndarray, " words"]
     ends: Int32[np.ndarray, " words"]
     max_answer: int
-    no_answer: bool
+    no_answer_above: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

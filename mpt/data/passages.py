@@ -128,7 +128,7 @@ class _Builder:
                 starts=starts,
                 ends=ends,
                 max_answer=self.spec.max_answer,
-                no_answer=self.spec.no_answer,
+                no_answer_above=self.spec.no_answer_above if self.spec.no_answer else None,
             ),
         )
 

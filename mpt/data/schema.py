@@ -39,7 +39,7 @@ WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
 LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
 CHOICE_FIELDS = ("questions",)
 PREDICATE_FIELDS = ("predicate",)
-PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "on_bad_answer")
+PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "no_answer_above", "on_bad_answer")
 CLOZE_FIELDS = ("verbalizer", "template")
 
 
@@ -109,6 +109,7 @@ class TaskSpec(Settings):
     max_question: PositiveInt = 64
     max_answer: PositiveInt = 30
     no_answer: bool = False
+    no_answer_above: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     on_bad_answer: Literal["error", "drop"] = "error"
     max_examples: PositiveInt | None = None
     streamed: bool = False
@@ -299,6 +300,8 @@ class TaskSpec(Settings):
             problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
         if kind.predicate and ("V" in self.label_map or "V" in self.label_map.values()):
             problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
+        if kind.unit == "passage" and "no_answer_above" in self.model_fields_set and not self.no_answer:
+            problems["no_answer_above"] = "needs no_answer: true, for questions that may have no answer. Set it too."
         if kind.unit == "choices" and self.questions and self.fields.question is None:
             problems["questions"] = "needs fields.question, the field whose value they stand for."
         return problems

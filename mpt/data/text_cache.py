@@ -175,7 +175,7 @@ def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
 def _passage_arrays(name: str, passages: Passages) -> _Arrays:
     """Arrays of passages; their texts and answers as the bytes of a JSON document."""
     texts = {"texts": passages.texts, "answers": passages.answers}
-    limits = {"max_answer": passages.max_answer, "no_answer": passages.no_answer}
+    limits = {"max_answer": passages.max_answer, "no_answer_above": passages.no_answer_above}
     return {
         f"{name}.passages": np.frombuffer(json.dumps(texts | limits).encode(), dtype=np.uint8),
         f"{name}.passage_of": passages.of,
@@ -195,7 +195,7 @@ def _passages(arrays: _Arrays, name: str) -> Passages | None:
         starts=arrays[f"{name}.starts"],
         ends=arrays[f"{name}.ends"],
         max_answer=told["max_answer"],
-        no_answer=told["no_answer"],
+        no_answer_above=told["no_answer_above"],
     )
 
 

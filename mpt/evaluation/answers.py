@@ -2,7 +2,8 @@
 
 An answer's score is that of its first piece as a start plus that of its last as an end, both in one window; the best
 over all windows is the answer. That of "no answer" is the lowest over the windows, since every window says it that does
-not show the answer; where a task's questions may have none, it wins when it is the higher.
+not show the answer; where a task's questions may have none, it wins when it is the higher, or higher by as much as the
+task says.
 
 The arithmetic is that of the script for version 2.0, which gives version 1.1's figures too, save for an accepted answer
 that is nothing but articles and punctuation: 2.0 passes it over, 1.1 gives F1 0 even for the same words.
@@ -14,7 +15,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -42,6 +43,36 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What was found for a question.
+
+    Attributes:
+        text: The best answer; "" in a passage without a piece.
+        above: By how much the score of "no answer" is above that of this answer.
+    """
+
+    text: str
+    above: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best that a figure can be over all limits of `no_answer_above`.
+
+    Attributes:
+        value: The mean over questions.
+        no_answer_above: The limit; None where it is best to answer nothing.
+    """
+
+    value: float
+    no_answer_above: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields in JSON types."""
+        return {"value": self.value, "no_answer_above": self.no_answer_above}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QaScore:
     """Mean F1 and exact match of one task.
 
@@ -49,11 +80,14 @@ class QaScore:
         total: All questions.
         has_answer: Those that have an answer.
         no_answer: Those that have none.
+        best_exact_match, best_f1: With the best limit for "no answer"; None where every question has an answer.
     """
 
     total: Part
     has_answer: Part
     no_answer: Part
+    best_exact_match: Best | None = None
+    best_f1: Best | None = None
 
     @property
     def metric(self) -> Metric:
@@ -91,6 +125,8 @@ class QaScore:
             "sentences": self.sentences,
             "has_answer": self.has_answer.to_json(),
             "no_answer": self.no_answer.to_json(),
+            "best_exact_match": None if self.best_exact_match is None else self.best_exact_match.to_json(),
+            "best_f1": None if self.best_f1 is None else self.best_f1.to_json(),
         }
 
 
@@ -111,6 +147,33 @@ def qa_score(gold: Answers, predicted: Answers) -> QaScore:
         has_answer=_part([score for score, answered in zip(scores, has, strict=True) if answered]),
         no_answer=_part([score for score, answered in zip(scores, has, strict=True) if not answered]),
     )
+
+
+def score_found(gold: Answers, found: Sequence[Found], no_answer_above: float | None) -> QaScore:
+    """Score what was found, and where "no answer" may be predicted also with the best limit for it.
+
+    Args:
+        gold: Accepted answers of each question.
+        found: Of the same questions in the same order.
+        no_answer_above: See `mpt.data.encoded.Passages`.
+    """
+    total = qa_score(gold, [[answer_of(it, no_answer_above)] for it in found])
+    if no_answer_above is None or not found:
+        return total
+    answered = answer_scores(gold, [[it.text] for it in found])
+    exact, f1 = (_best(gold, found, column) for column in zip(*answered, strict=True))
+    return replace(total, best_exact_match=exact, best_f1=f1)
+
+
+def _best(gold: Answers, found: Sequence[Found], scores: Sequence[float]) -> Best:
+    """`find_best_thresh` of evaluate-v2.0.py: begin with no answer at all, and add the surest answers first."""
+    value = best = float(sum(not answers for answers in gold))
+    limit = None
+    for number in sorted(range(len(found)), key=lambda number: found[number].above):
+        value += scores[number] if gold[number] else -float(bool(found[number].text))
+        if value > best:
+            best, limit = value, found[number].above
+    return Best(value=best / len(found), no_answer_above=limit)
 
 
 def answer_scores(gold: Answers, predicted: Answers) -> list[tuple[float, float]]:
@@ -150,7 +213,20 @@ def word_f1(gold: str, found: str) -> float:
 def decode_answers(
     scores: Sequence[Float32[np.ndarray, "W 2"]], split: EncodedSplit, examples: Int64[np.ndarray, " n"]
 ) -> list[list[str]]:
-    """Return the answer of each example as one item: a part of its passage, or "" for none.
+    """Return the answer of each example as one item: a part of its passage, or "" for none; see `find_answers`."""
+    assert split.passages is not None, "only questions about passages have answers"
+    return [[answer_of(it, split.passages.no_answer_above)] for it in find_answers(scores, split, examples)]
+
+
+def answer_of(found: Found, no_answer_above: float | None) -> str:
+    """The prediction: the best answer, or "" where "no answer" is above it by more than the limit."""
+    return "" if no_answer_above is not None and found.above > no_answer_above else found.text
+
+
+def find_answers(
+    scores: Sequence[Float32[np.ndarray, "W 2"]], split: EncodedSplit, examples: Int64[np.ndarray, " n"]
+) -> list[Found]:
+    """Return the best answer of each example.
 
     Of equal scores the earlier window wins, then the shorter answer, then the earlier one.
 
@@ -162,10 +238,10 @@ def decode_answers(
     Raises:
         MptError: A score is not finite.
     """
-    return [[_decode(own, split, int(example))] for own, example in zip(scores, examples, strict=True)]
+    return [_find(own, split, int(example)) for own, example in zip(scores, examples, strict=True)]
 
 
-def _decode(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int) -> str:
+def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int) -> Found:
     passages = split.passages
     assert passages is not None, "only questions about passages have answers"
     if not np.isfinite(scores).all():
@@ -182,10 +258,10 @@ def _decode(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: in
         value, start, stop = _best_span(window[1:], passages.max_answer)
         if value > best:
             best, span = value, (int(begin) + 1 + start, int(begin) + 1 + stop)
-    if span is None or (passages.no_answer and nothing > best):
-        return ""
+    if span is None:
+        return Found(text="", above=np.inf)
     text = passages.texts[passages.of[example]]
-    return text[passages.starts[span[0]] : passages.ends[span[1]]].strip()
+    return Found(text=text[passages.starts[span[0]] : passages.ends[span[1]]].strip(), above=nothing - best)
 
 
 def _best_span(scores: Float32[np.ndarray, "W 2"], longest: int) -> tuple[float, int, int]:

@@ -12,7 +12,7 @@ from mpt.data.batch import collate, evaluation_batches, word_rows
 from mpt.data.encoded import EncodedSplit, EncodedTask
 from mpt.data.families import Family
 from mpt.data.schema import Split
-from mpt.evaluation.answers import decode_answers
+from mpt.evaluation.answers import decode_answers, find_answers, score_found
 from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
 from mpt.model.tagger import Tagger
@@ -129,15 +129,13 @@ def evaluate_task(
     chosen = np.arange(count)
     if limit is not None and limit < count:
         chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=count)[:limit])
-    predicted = predict_split(
-        tagger,
-        encoded.task.name,
-        encoded.splits[split],
-        family=encoded.task.spec.kind,
-        examples=chosen,
-        share=share,
-    )
-    return score(encoded.task.metric, encoded.gold(split, chosen.tolist()), predicted, encoded.task.labels)
+    task, rows = encoded.task, encoded.splits[split]
+    gold = encoded.gold(split, chosen.tolist())
+    if rows.passages is not None:
+        found = find_answers(word_scores(tagger, task.name, rows, chosen, share=share), rows, chosen)
+        return score_found(gold, found, rows.passages.no_answer_above)
+    predicted = predict_split(tagger, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
+    return score(task.metric, gold, predicted, task.labels)
 
 
 def evaluate_tasks(

@@ -173,7 +173,14 @@ def _answers(task: TaskReport, score: QaScore) -> _Grid:
         (name, _percent(part.exact_match), _percent(part.f1), str(part.count)) for name, part in parts if part.count
     ]
     columns = ("questions", "exact match", "F1", "number")
-    return _Grid(title=f"{task.task}: {task.split} answers", columns=columns, rows=rows)
+    best = (("exact match", score.best_exact_match), ("F1", score.best_f1))
+    notes = [
+        f"Best {name} of all limits for no answer: {_percent(it.value)}, "
+        + ("answering nothing." if it.no_answer_above is None else f"no_answer_above: {it.no_answer_above:.4f}.")
+        for name, it in best
+        if it is not None
+    ]
+    return _Grid(title=f"{task.task}: {task.split} answers", columns=columns, rows=rows, notes=notes)
 
 
 def _errors(report: Report) -> _Grid:

@@ -14,6 +14,7 @@ from mpt.data.tasks import source_format, squad_source, text_source
 from mpt.data.text_readers import TextSource, read_texts
 from mpt.data.text_writers import write_answers
 from mpt.data.writers import write_predictions
+from mpt.errors import ConfigError
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
 
@@ -27,12 +28,23 @@ class Predictor:
     Args:
         saved: The model.
         task: One of its tasks; None stands for the only one.
+        no_answer_above: Of a task whose questions may have no answer, instead of what it was trained with.
+
+    Raises:
+        ConfigError: `no_answer_above` is given for another task.
     """
 
-    def __init__(self, saved: SavedModel, task: str | None = None) -> None:
+    def __init__(self, saved: SavedModel, task: str | None = None, *, no_answer_above: float | None = None) -> None:
         self.saved = saved
         self.task = saved.only_task() if task is None else task
         self.spec = saved.task_spec(self.task)
+        if no_answer_above is not None:
+            if not self.spec.no_answer:
+                raise ConfigError(
+                    f'no_answer_above: every input of task "{self.task}" has an answer, so there is no limit to set. '
+                    "Leave it out, or train with no_answer: true in the manifest"
+                )
+            self.spec = self.spec.model_copy(update={"no_answer_above": no_answer_above})
 
     @property
     def source(self) -> Source:

@@ -138,6 +138,7 @@ def test_the_text_cache_keeps_what_evaluation_needs(load, tmp_path):
     articles = [[(f"caf\u00e9 {i}", [asked(f"q{i}", "w?", ("caf\u00e9", 0), ("caf", 0))])] for i in range(6)]
     write(tmp_path / "s.json", document(*articles))
     declared = {"family": "qa", "format": "squad", "files": {"train": "s.json"}, "dev_fraction": 0.5, "max_answer": 7}
+    declared |= {"no_answer": True, "no_answer_above": 1.5}
     (tmp_path / "m.yaml").write_text(json.dumps({"version": 1, "name": "m", "root": ".", "tasks": {"t": declared}}))
     manifest, pieces = load_manifest(tmp_path / "m.yaml"), load("bert").word_pieces
     kept = text_cache(tmp_path / "cache", 1 << 24)
@@ -145,6 +146,7 @@ def test_the_text_cache_keeps_what_evaluation_needs(load, tmp_path):
     for one in (made, again):
         dev = one.splits["dev"]
         assert one.gold("dev", [0]) == [("caf\u00e9", "caf")] and dev.passages.max_answer == 7
+        assert dev.passages.no_answer_above == 1.5
         assert recovered(dev) == ["caf\u00e9"] * 3
     fresh, _ = encode_task(load_task(manifest, "t")[0], pieces)
     for field in ("starts", "ends", "of"):

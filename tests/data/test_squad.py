@@ -143,6 +143,7 @@ def test_dev_is_whole_articles(tmp_path):
         ({"long": "cut"}, "cut has no meaning in family qa"),
         ({"score": "accuracy"}, "is scored by qa_f1"),
         ({"stride": 0}, "stride"),
+        ({"no_answer_above": 1.0}, "no_answer_above: needs no_answer: true"),
     ],
 )
 def test_a_declaration_that_has_no_meaning(tmp_path, more, told):

@@ -7,7 +7,16 @@ import pytest
 
 from mpt.data.encoded import EncodedSplit, Passages, places_of
 from mpt.errors import MptError
-from mpt.evaluation.answers import answer_scores, decode_answers, normalised, qa_score, word_f1
+from mpt.evaluation.answers import (
+    Found,
+    answer_scores,
+    decode_answers,
+    find_answers,
+    normalised,
+    qa_score,
+    score_found,
+    word_f1,
+)
 from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
 from mpt.evaluation.metrics import score
 
@@ -111,7 +120,7 @@ def split_of(text, windows, **limits):
             answers=None,
             starts=np.array([a for a, _ in spans], dtype=np.int32),
             ends=np.array([b for _, b in spans], dtype=np.int32),
-            **({"max_answer": 30, "no_answer": False} | limits),
+            **({"max_answer": 30, "no_answer_above": None} | limits),
         ),
     )
 
@@ -144,10 +153,52 @@ def test_windows_are_compared_and_never_joined():
 def test_no_answer_is_the_lowest_over_windows_and_only_where_it_may_be():
     windows = [WORDS[:2], [(4, 5)]]
     high, low = ((9, 9), (1, 1), (0, 0)), ((0, 0), (1, 2))
-    assert decode(split_of("a b c", windows, no_answer=True), *high, *low) == "c"
-    assert decode(split_of("a b c", windows, no_answer=True), *high, (4, 0), *low[1:]) == ""
+    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, *low) == "c"
+    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, (4, 0), *low[1:]) == ""
     assert decode(split_of("a b c", windows), *high, (4, 0), *low[1:]) == "c"
-    assert decode(split_of("a b c", windows, no_answer=True), *high, (3, 0), *low[1:]) == "c", "a tie is an answer"
+    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, (3, 0), *low[1:]) == "c", "a tie is an answer"
+
+
+def test_no_answer_may_have_to_be_higher_by_more():
+    rows = ((2, 2), (1, 1), (0, 0), (0, 0))
+    (found,) = find_answers([np.array(rows, dtype=np.float32)], split_of("a b c", [WORDS]), np.array([0]))
+    assert found == Found(text="a", above=2.0)
+    answers = [decode(split_of("a b c", [WORDS], no_answer_above=limit), *rows) for limit in (1.9, 2.0, -3.0)]
+    assert answers == ["", "a", ""]
+
+
+def official_best(gold, found, scores):
+    """`find_best_thresh` as the script has it, written down anew."""
+    value = best = sum(1 for answers in gold if not answers)
+    limit = None
+    for number in sorted(range(len(gold)), key=lambda i: found[i].above):
+        if gold[number]:
+            value += scores[number]
+        else:
+            value += -1 if found[number].text else 0
+        if value > best:
+            best, limit = value, found[number].above
+    return best / len(gold), limit
+
+
+def test_the_best_limit_is_found_among_all():
+    rng = Random(1)
+    for _ in range(100):
+        count = rng.randrange(1, 12)
+        gold = [[] if rng.random() < 0.4 else ["Rome of old"] for _ in range(count)]
+        found = [Found(text=rng.choice(["Rome", "Rome of old", "x"]), above=rng.gauss(0, 2)) for _ in range(count)]
+        result = score_found(gold, found, 0.0)
+        exact, f1 = zip(*(official(it, one.text) for it, one in zip(gold, found, strict=True)), strict=True)
+        for best, scores, name in ((result.best_exact_match, exact, "exact_match"), (result.best_f1, f1, "f1")):
+            assert (best.value, best.no_answer_above) == pytest.approx(official_best(gold, found, scores))
+            limits = [-100.0, *(it.above for it in found)]
+            every = [getattr(score_found(gold, found, limit).total, name) for limit in limits]
+            assert best.value == pytest.approx(max(every))
+            if best.no_answer_above is not None:
+                at = getattr(score_found(gold, found, best.no_answer_above).total, name)
+                assert at == pytest.approx(best.value)
+    assert score_found([["x"]], [Found(text="x", above=9.0)], None).best_f1 is None
+    assert score_found([[]], [Found(text="x", above=-9.0)], 0.0).best_f1.no_answer_above is None
 
 
 def test_the_best_span_is_that_of_trying_all():

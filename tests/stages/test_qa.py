@@ -8,6 +8,7 @@ import pytest
 from common.runs import quiet, run_pretrain
 from common.squad import asked, document, write
 
+from mpt.errors import ConfigError
 from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved
@@ -61,7 +62,10 @@ def test_passages_are_trained_on_scored_and_answered(world, tmp_path, kind, tiny
     )
     found = json.loads((tmp_path / "report" / "evaluation-test.json").read_text())["tasks"][0]
     assert found["metric"] == "qa_f1" and found["has_answer"]["count"] == 18 and found["no_answer"]["count"] == 6
-    assert "exact match" in report.to_markdown()
+    page = report.to_markdown()
+    assert "exact match" in page and "Best F1 of all limits for no answer: " in page
+    best = found["best_f1"]
+    assert best["value"] >= max(found["primary"], 6 / 24) and found["best_exact_match"]["value"] >= found["exact_match"]
     asked_only = json.loads((own.data / "test.json").read_text())
     for paragraph in asked_only["data"][0]["paragraphs"]:
         for entry in paragraph["qas"]:
@@ -73,6 +77,15 @@ def test_passages_are_trained_on_scored_and_answered(world, tmp_path, kind, tiny
     assert count == 24 and list(answers) == [f"q{number}" for number in range(24)]
     passages = [paragraph["context"] for paragraph in asked_only["data"][0]["paragraphs"]]
     assert all(answer in passage for answer, passage in zip(answers.values(), passages, strict=True))
+    for limit, some in ((1e9, False), (-1e9, True)):
+        always = Predictor(open_saved(tmp_path / "run"), no_answer_above=limit)
+        always.predict_file(tmp_path / "new.json", input_layout(always, None), tmp_path / "out.json")
+        assert {answer == "" for answer in json.loads((tmp_path / "out.json").read_text()).values()} == {some}
+
+
+def test_a_limit_for_no_answer_is_for_questions(world):
+    with pytest.raises(ConfigError, match=r'no_answer_above: every input of task "people" has an answer'):
+        Predictor(open_saved(world.run), "people", no_answer_above=0.0)
 
 
 def test_training_learns_to_answer(world, tmp_path):
