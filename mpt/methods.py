@@ -57,7 +57,7 @@ PROMPT_TUNING = Method(
 )
 P_TUNING = Method(
     name="p-tuning",
-    about="the same out of an LSTM (P-tuning, arXiv:2103.10385)",
+    about="such virtual tokens that come out of an LSTM (P-tuning, arXiv:2103.10385)",
     prompt="shallow",
     shifted=True,
     reparameterisation="lstm",
