@@ -289,7 +289,11 @@ SHIPPED = {
     },
     "open_slots": {"snips": (12406, 1378, 700, 39), "hwu64": (8964, 996, 1076, 54)},
     "open_pos": {"ud_ewt": (12544, 2001, 2077, 17)},
-    "open_srl": {"propbank_ewt": (40391, 4913, 4795, 60), "ud_ewt": (12544, 2001, 2077, 17)},
+    "open_srl": {
+        "propbank_ewt": (40391, 4913, 4795, 60),
+        "propbank_ewt_segment": (40391, 4913, 4795, 60),
+        "ud_ewt": (12544, 2001, 2077, 17),
+    },
     "open_classification": {
         "banking77": (9003, 1000, 3080, 77),
         "rt_polarity": (8636, 960, 1066, 2),
@@ -320,7 +324,7 @@ def test_the_open_manifests_read_the_published_data(name, monkeypatch):
         assert not passages[0] & passages[1] and not passages[0] & passages[2] and not passages[1] & passages[2]
     if name == "open_srl":
         said = "sentences without a predicate, which give no example: 1,983 of train, 426 of dev, 523 of test."
-        assert notices == [f"propbank_ewt: {said}"]
+        assert notices == [f"propbank_ewt: {said}", f"propbank_ewt_segment: {said}"]
         assert sum("B-R-ARGM-ADJ" in one.tags for one in tasks[0].splits["test"]) == 1, "gold of test stays"
     if name == "open_ner":
         corpus = {task.name: task for task in tasks}
