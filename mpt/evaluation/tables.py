@@ -60,6 +60,7 @@ class Cell:
         metric: Split and name of the score.
         score: Mean and spread over seeds, in points of 100.
         beside: The same of what is published beside it; None without.
+        beside_name: What that is.
         trials: Models trained to choose the learning rates.
         trained: Trained parameters.
         seconds: Mean time of training.
@@ -71,6 +72,7 @@ class Cell:
     metric: str
     score: Summary
     beside: Summary | None
+    beside_name: str
     trials: int
     trained: int
     seconds: float
@@ -88,9 +90,10 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
             Cell(
                 row=row,
                 experiment=experiment,
-                metric=_title(own[0]),
+                metric=f"{'dev' if own[0].test is None else 'test'} {own[0].metric.replace('_', ' ')}",
                 score=summarise([run.score for run in own]),
                 beside=summarise(beside) if beside else None,
+                beside_name=BESIDE[own[0].metric][0] if beside else "",
                 trials=own[0].trials,
                 trained=own[0].trained,
                 seconds=sum(run.seconds for run in own) / len(own),
@@ -104,7 +107,7 @@ def markdown(runs: Sequence[Run]) -> str:
     """Scores with a row for each method and a column for each experiment; below it what the runs cost."""
     found = {(cell.row, cell.experiment): cell for cell in cells(runs)}
     rows, experiments = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
-    metrics = {cell.experiment: cell.metric for cell in found.values()}
+    metrics = {cell.experiment: _title(cell) for cell in found.values()}
     header = ["", *(f"{experiment}, {metrics[experiment]}" for experiment in experiments)]
     scores = [[row, *(_shown(found.get((row, experiment))) for experiment in experiments)] for row in rows]
     costs = [
@@ -159,10 +162,9 @@ def figure(runs: Sequence[Run], *, title: str) -> bytes:
     return out.getvalue()
 
 
-def _title(run: Run) -> str:
-    """Split and name of a score, and of what stands beside it."""
-    name = f"{'dev' if run.test is None else 'test'} {run.metric.replace('_', ' ')}"
-    return name if run.beside is None else f"{name} ({BESIDE[run.metric][0]})"
+def _title(cell: Cell) -> str:
+    """Name of a score, and of what stands beside it."""
+    return cell.metric if cell.beside is None else f"{cell.metric} ({cell.beside_name})"
 
 
 def _shown(cell: Cell | None) -> str:

@@ -58,6 +58,7 @@ def test_what_is_published_beside_a_score_stands_beside_it():
     runs.append(run("x", "roles", 0, None, metric="srl_f1", beside=0.95))
     scores = markdown(runs).split("\n\n")[0].splitlines()
     assert scores[0] == "|  | squad, test qa f1 (exact match) | roles, dev srl f1 (with V) |"
+    assert [cell.metric for cell in cells(runs)] == ["test qa f1", "dev srl f1"], "the figure shows the score alone"
     assert scores[2] == "| x | 55.0 \u00b1 7.1 (25.0 \u00b1 0.0) | 90.0 (95.0) |"
 
 
