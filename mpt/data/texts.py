@@ -50,30 +50,23 @@ def encode_texts(
     }
     framed = [(example, frame, frame.spaced(texts)) for example, texts in inputs for frame in [frames[len(texts)]]]
     known = _tokenised({text for *_, texts in framed for text in texts}, word_pieces)
-    windows: list[Int32[np.ndarray, " pieces"]] = []
-    segments: list[Int32[np.ndarray, " pieces"]] = []
-    positions: list[int] = []
+    filled: list[tuple[Int32[np.ndarray, " pieces"], Int32[np.ndarray, " pieces"], int]] = []
     cut: list[str] = []
     for example, frame, texts in framed:
         parts = [known[text] for text in texts]
         lengths = fitted([len(part) for part in parts], word_pieces.window - frame.num_fixed)
         if sum(lengths) < sum(map(len, parts)):
             cut.append(f"{example.where} ({sum(map(len, parts))} word pieces)")
-        window, second, position = frame.fill([part[:length] for part, length in zip(parts, lengths, strict=True)])
-        windows.append(window)
-        segments.append(second)
-        positions.append(position)
+        filled.append(frame.fill([part[:length] for part, length in zip(parts, lengths, strict=True)]))
     if cut and long == "error":
-        told = [f"{where}: longer than the {word_pieces.room} word pieces the backbone takes" for where in cut]
-        more = [f"... and {len(told) - 20} more"] if len(told) > 20 else []
-        raise DataError([f"{problem}. Shorten it, or set long: cut" for problem in told[:20]] + more)
-    sizes = np.array([len(window) for window in windows], dtype=np.int64)
+        raise DataError(_too_long(cut, word_pieces.room))
+    windows = [window for window, _, _ in filled]
     paired = any(len(texts) == 2 and frame.second_segment for _, frame, texts in framed)
     split = EncodedSplit(
         pieces=_joined(windows),
-        piece_starts=starts_of(sizes),
-        segments=_joined(segments).astype(np.uint8) if paired else None,
-        positions=np.array(positions, dtype=np.int32),
+        piece_starts=starts_of(np.array([len(window) for window in windows], dtype=np.int64)),
+        segments=_joined([second for _, second, _ in filled]).astype(np.uint8) if paired else None,
+        positions=np.array([position for *_, position in filled], dtype=np.int32),
         word_starts=np.arange(len(windows) + 1),
         labels=None if labels is None else _label_ids(examples, labels, softmax_over),
         softmax_over=softmax_over,
@@ -82,6 +75,13 @@ def encode_texts(
     )
     notice = f"texts longer than {word_pieces.room} word pieces, cut at the end: {len(cut):,}"
     return split, [f"{notice} (first: {', '.join(cut[:NOTICES_SHOWN])})"] if cut else []
+
+
+def _too_long(cut: Sequence[str], room: int) -> list[str]:
+    """Problems of inputs that do not fit, the first 20 in words."""
+    told = [f"{where}: longer than the {room} word pieces the backbone takes" for where in cut[:20]]
+    more = [f"... and {len(cut) - 20} more"] if len(cut) > 20 else []
+    return [f"{problem}. Shorten it, or set long: cut" for problem in told] + more
 
 
 def fitted(lengths: Sequence[int], room: int) -> list[int]:

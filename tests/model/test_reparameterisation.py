@@ -3,6 +3,7 @@ import torch
 
 from mpt.model.bank import PromptBank, PromptShape
 from mpt.model.reparameterisation import by_layer, by_token, reparameterise
+from mpt.model.shallow import ShallowPrompt
 
 SHAPE = PromptShape(num_layers=4, layers=(1, 2, 3), num_heads=2, length=5, head_dim=6)
 KINDS = ("mlp", "residual_mlp", "lstm")
@@ -68,6 +69,28 @@ def test_the_gradient_is_that_of_the_network_as_a_part_of_the_model(kind):
     (bank.slots[0] * target).square().sum().backward()
     bank.pass_gradient()
     for name, weight in bank.reparameterisation.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shallow_prompt_comes_out_of_every_network_in_the_same_way(kind):
+    start, target = (torch.randn((5, 12), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    network = reparameterise(start, kind=kind, input_size=12, hidden_size=16, seed=0)
+    prompt = ShallowPrompt(start, reparameterisation=network)
+    assert torch.equal(prompt.embeddings, start)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.01
+    assert torch.equal(prompt.embeddings, start)
+    prompt.fold()
+    assert torch.equal(prompt.embeddings, network()) and not torch.equal(prompt.embeddings, start)
+    (network() * target).square().sum().backward()
+    expected = {name: weight.grad.clone() for name, weight in network.named_parameters()}
+    prompt.zero_grad()
+    (prompt.embeddings * target).square().sum().backward()
+    prompt.pass_gradient()
+    assert prompt.embeddings.grad is None, "its network moves in its place"
+    for name, weight in network.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name])
 
 
