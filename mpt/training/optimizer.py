@@ -104,11 +104,13 @@ class WholeOptimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put moments and counts in place."""
+        """Put moments and counts in place: a count beside its parameter where the fused kernel reads it, else here."""
+        fused = {p for group in self._adamw.param_groups if group["fused"] for p in group["params"]}
         for name, value in tensors.items():
             parameter, key = name.rsplit("/", 1)
             place = self._parameters[parameter]
-            self._adamw.state[place][key] = value if key == "step" else value.to(place.device)
+            beside = key != "step" or place in fused
+            self._adamw.state[place][key] = value.to(place.device) if beside else value
 
     def close(self) -> None:
         """Nothing to let go of."""

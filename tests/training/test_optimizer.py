@@ -1,3 +1,6 @@
+from collections import defaultdict
+from types import SimpleNamespace
+
 import pytest
 import torch
 from common.runs import make_parts
@@ -6,6 +9,7 @@ from torch import nn
 from mpt.model.bank import PromptBank
 from mpt.model.reparameterisation import by_token, reparameterise
 from mpt.training.optimizer import (
+    WholeOptimizer,
     build_optimizer,
     clip_gradients,
     epoch_schedule,
@@ -104,3 +108,17 @@ def test_zero_and_a_large_norm_clip_nothing(max_norm):
     parameters = with_gradients(3.0, 4.0)
     assert float(clip_gradients(parameters, max_norm)) == pytest.approx(5.0)
     assert [float(p.grad) for p in parameters] == [3.0, 4.0]
+
+
+def test_counts_of_the_fused_kernel_are_restored_beside_their_parameters():
+    """It reads them there; the plain kernel wants them in main memory. The meta device stands for a GPU."""
+    weights = nn.ParameterDict({name: nn.Parameter(torch.zeros(2, device="meta")) for name in ("fused", "plain")})
+    groups = [{"params": [weights[name]], "fused": name == "fused"} for name in weights]
+    adamw = SimpleNamespace(param_groups=groups, state=defaultdict(dict))
+    optimizer = WholeOptimizer(weights, adamw)
+    names = [f"{name}/{key}" for name in weights for key in ("step", "exp_avg")]
+    optimizer.restore({name: torch.ones(2) for name in names})
+    devices = {
+        f"{name}/{key}": value.device.type for name in weights for key, value in adamw.state[weights[name]].items()
+    }
+    assert devices == {name: "cpu" if name == "plain/step" else "meta" for name in names}
