@@ -70,7 +70,8 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
     clock = StepClock(pieces=sum(pieces), warm_up=WARM_UP, device=device)
     tagger = _new_tagger(job, backbone, encoded, settings)
     assert tagger.bank is not None, "every arm trains a prompt"
-    [encoded], _ = keep_trunk([encoded], backbone, tagger.bank.shapes, backbone_settings, accelerator)
+    shapes = tagger.bank.shapes
+    [encoded], _ = keep_trunk([encoded], backbone, shapes, backbone_settings, accelerator, backbone_dropout=0.0)
     run = Run(
         tagger=tagger,
         tasks=[encoded],

@@ -33,6 +33,8 @@ class BackboneSettings(Settings):
         positions: "unshifted" leaves the text where the backbone was trained; "shifted" starts it behind the prompt, as
             the reference implementation and PEFT do.
         longest_window: Most word pieces of a window, specials included.
+        word_state: What stands for a word: "piece", the state of its first piece (its last in a causal backbone), or
+            "mean", the mean over its pieces, which lets prompts tell rare words better.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, about a third more time.
         trunk_cache_gib: Most disk space, in GiB, for outputs of the layers below the first prompted one, which are
             computed once for a text; 0 keeps none. They lie in `MPT_CACHE`, by default the user's cache folder.
@@ -44,6 +46,7 @@ class BackboneSettings(Settings):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     positions: Literal["unshifted", "shifted"] = "unshifted"
     longest_window: Annotated[int, Field(ge=32)] = 512
+    word_state: Literal["piece", "mean"] = "piece"
     gradient_checkpointing: bool = False
     trunk_cache_gib: Annotated[float, Field(ge=0)] = 8.0
     text_cache_gib: Annotated[float, Field(ge=0)] = 8.0
@@ -124,6 +127,8 @@ class TrainingSettings(Settings):
         gradient_sum: How several processes add up gradients. "ordered" gathers them and adds in micro-batch order: the
             same bits on any number of processes. "all_reduce" sends less, and the last bits depend on the number.
         head_dropout: Chance that a value of a word's hidden state is zeroed before the head.
+        backbone_dropout: Chance that a value of a hidden state is zeroed wherever the backbone has dropout of its own,
+            attention weights excepted. Off for short runs; long ones overfit without.
         timeout_seconds: How long a process waits, while training, for one that is not heard of. Evaluations and
             checkpoints are waited for too, so not less than the slowest of them takes.
         seed: Names every random number of the run.
@@ -134,6 +139,7 @@ class TrainingSettings(Settings):
     micro_batches: Positive = 4
     gradient_sum: Literal["ordered", "all_reduce"] = "ordered"
     head_dropout: Probability = 0.3
+    backbone_dropout: Probability = 0.0
     timeout_seconds: Positive = 600
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -20,7 +20,8 @@ class Batch:
     Attributes:
         input_ids_BS: Piece ids, specials and padding included.
         attention_mask_BS: True on pieces; None when no row is padded, which spares every layer the masking.
-        words_M: Flat index (row * S + column) of each word's scoring piece, rows in order.
+        words_M: Flat index (row * S + column) of each word's scoring piece, the first of several, rows in order.
+        widths_M: Pieces of each word whose states are averaged; None where one stands for the word.
         labels_M: Label id of each of these words, or where scores are normalised over words, a bit for each column
             that the word is right in; None for text without labels.
         groups_M: Number of the window, or example, over whose words a column of scores is normalised; None where each
@@ -34,6 +35,7 @@ class Batch:
     attention_mask_BS: Bool[Tensor, "B S"] | None
     words_M: Int64[Tensor, " M"]
     labels_M: Int64[Tensor, " M"] | None
+    widths_M: Int64[Tensor, " M"] | None = None
     groups_M: Int64[Tensor, " M"] | None = None
     segments_BS: Int64[Tensor, "B S"] | None = None
     trunk_depth: int = 0
@@ -72,6 +74,7 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
         attention_mask_BS=None if mask.all() else torch.from_numpy(mask),
         words_M=torch.from_numpy(rows * longest + split.positions[words]),
         labels_M=None if split.labels is None else torch.from_numpy(split.labels[words].astype(np.int64)),
+        widths_M=None if split.widths is None else torch.from_numpy(split.widths[words].astype(np.int64)),
         groups_M=_groups(split, windows[rows]),
         segments_BS=None if segments is None else torch.from_numpy(segments),
         trunk_depth=0 if split.trunk is None else split.trunk.depth,

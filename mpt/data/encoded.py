@@ -94,6 +94,7 @@ class EncodedSplit:
         piece_starts: Start of each window in `pieces`, and the total.
         segments: Segment (token type) of every piece; None when all are in the first.
         positions: For every word of every example, in order: the column of its window where it is scored.
+        widths: Pieces of every word, from its column on, whose states are averaged; None where one stands for the word.
         word_starts: Start of each window's words in `positions`, and the total.
         labels: Label id of every word; where scores are normalised over words, a bit for each column that the word is
             right in. None for text without labels.
@@ -108,6 +109,7 @@ class EncodedSplit:
     piece_starts: Int64[np.ndarray, " windows+1"]
     segments: UInt8[np.ndarray, " pieces"] | None = None
     positions: Int32[np.ndarray, " words"]
+    widths: Int32[np.ndarray, " words"] | None = None
     word_starts: Int64[np.ndarray, " windows+1"]
     labels: Int32[np.ndarray, " words"] | None
     softmax_over: SoftmaxOver = "labels"

@@ -159,8 +159,8 @@ def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
     arrays: _Arrays = {}
     for name, split in task.splits.items():
         arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
-        if split.segments is not None:
-            arrays[f"{name}.segments"] = split.segments
+        optional = {"segments": split.segments, "widths": split.widths}
+        arrays |= {f"{name}.{field}": array for field, array in optional.items() if array is not None}
         if split.passages is not None:
             arrays |= _passage_arrays(name, split.passages)
         arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
@@ -221,6 +221,7 @@ def _split(arrays: _Arrays, name: str, paths: Sequence[str], softmax_over: Softm
         piece_starts=own["piece_starts"],
         segments=arrays.get(f"{name}.segments"),
         positions=own["positions"],
+        widths=arrays.get(f"{name}.widths"),
         word_starts=own["word_starts"],
         labels=own["labels"],
         softmax_over=softmax_over,

@@ -48,6 +48,7 @@ class WordPieces:
         room: Most pieces of text in a window, specials not counted.
         before_word: Text put before every word: a space, where the tokenizer tells a word's start by it.
         last_piece: Score a word at its last piece instead of its first: a causal backbone has not read the word before.
+        mean: Score a word at all of its pieces, by the mean of their states.
     """
 
     tokenizer: Any
@@ -62,6 +63,7 @@ class WordPieces:
     room: int
     before_word: str = ""
     last_piece: bool = False
+    mean: bool = False
 
     @property
     def window(self) -> int:
@@ -103,7 +105,7 @@ def encode(
         for start in range(0, len(sentences), CHUNK)
     ] or [_NOTHING]
     findings.enforce(long=long, no_piece=no_piece, has_unknown=word_pieces.unknown is not None)
-    pieces, window_pieces, segments, positions, window_words, windows_of = map(
+    pieces, window_pieces, segments, positions, widths, window_words, windows_of = map(
         np.concatenate, zip(*chunks, strict=True)
     )
     split = EncodedSplit(
@@ -111,6 +113,7 @@ def encode(
         piece_starts=starts_of(window_pieces),
         segments=segments.astype(np.uint8) if len(segments) else None,
         positions=positions.astype(np.int32),
+        widths=widths.astype(np.int32) if word_pieces.mean else None,
         word_starts=starts_of(window_words),
         labels=None if labels is None else _label_ids(sentences, labels),
         windows_of=starts_of(windows_of),
@@ -126,11 +129,12 @@ class _Chunk(NamedTuple):
     window_pieces: Int[np.ndarray, " windows"]
     segments: Int[np.ndarray, " pieces"] | Int[np.ndarray, " 0"]  # none where all pieces are in the first
     positions: Int[np.ndarray, " words"]
+    widths: Int[np.ndarray, " words"]
     window_words: Int[np.ndarray, " windows"]
     windows: Int[np.ndarray, " sentences"]
 
 
-_NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 6)
+_NOTHING = _Chunk(*[np.zeros(0, dtype=np.int64)] * 7)
 
 
 def _check_seen(sentences: Sequence[Sentence], predicate: PredicateMark | None, word_pieces: WordPieces) -> None:
@@ -177,9 +181,17 @@ def _encode_chunk(
         starts = window_starts[:-1] + before + piece_starts[marked] - piece_starts[first]
         segments[ranges(starts[seen], words.counts[marked[seen]])] = 1
         findings.unmarked += [sentences[owner].where for owner in np.unique(owners[~seen]).tolist()]
-    scored = piece_starts[1:] - 1 if word_pieces.last_piece else piece_starts[:-1]
+    scored = piece_starts[1:] - 1 if word_pieces.last_piece and not word_pieces.mean else piece_starts[:-1]
     positions = scored - np.repeat(piece_starts[first] - before, end - begin)
-    return _Chunk(pieces, np.diff(window_starts), segments, positions.astype(np.int32), end - begin, windows_of)
+    return _Chunk(
+        pieces,
+        np.diff(window_starts),
+        segments,
+        positions.astype(np.int32),
+        words.counts.astype(np.int32),
+        end - begin,
+        windows_of,
+    )
 
 
 def _remind(

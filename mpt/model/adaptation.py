@@ -6,7 +6,7 @@ a tagger that has the adaptation, and the backbone's are put back, the same obje
 What is trained is float32. The backbone computes in its own type: where that is bfloat16, with rounded copies of the
 trained values, made anew after every change of them, so that its matrix products stay as fast as they were frozen.
 
-The backbone's own dropout stays off, as it is for every method; heads have theirs.
+The backbone's own dropout is on where `training.backbone_dropout` says so, for all methods; see `mpt.model.dropout`.
 """
 
 import threading

@@ -26,6 +26,7 @@ from mpt.data.tokenization import WordPieces
 from mpt.errors import BackboneError, first_line
 from mpt.model.adaptation import Adaptation, Switch
 from mpt.model.deberta import adapt, cast_biases
+from mpt.model.dropout import DropoutStreams, HiddenDropout
 from mpt.model.injection import ATTENTION, Injection, register
 from mpt.model.sharding import Sharding, load_sharded
 from mpt.model.stack import OWN_ATTENTION, WORKING, install
@@ -66,9 +67,10 @@ class Backbone:
     """A frozen model with everything that the rest of mpt has to know of it.
 
     Attributes:
-        model: Parameters without gradients, dropout off.
+        model: Parameters without gradients, in evaluation mode.
         switch: Which trained changes of its weights it computes with; none, unless a call names them.
         injection: Where the current batch's prompts are put.
+        dropout: Its own, off but in training passes that ask for it.
         trunk: Where a forward pass can begin behind the layers below the prompts; None where it cannot.
         word_pieces: Its tokenizer.
         identity: What a checkpoint records.
@@ -84,6 +86,7 @@ class Backbone:
     model: nn.Module
     switch: Switch
     injection: Injection
+    dropout: HiddenDropout
     trunk: Trunk | None
     word_pieces: WordPieces
     identity: BackboneIdentity
@@ -111,10 +114,14 @@ class Backbone:
         return model.get_input_embeddings()
 
     def __call__(
-        self, inputs: Mapping[str, Tensor | None], adaptation: Adaptation | None = None
+        self,
+        inputs: Mapping[str, Tensor | None],
+        adaptation: Adaptation | None = None,
+        streams: DropoutStreams | None = None,
     ) -> Float[Tensor, "B S H"]:
-        """Last hidden states, computed with its own weights or with those of an adaptation."""
+        """Last hidden states, by its own weights or those of an adaptation, with dropout where streams are given."""
         self.switch.to(adaptation)
+        self.dropout.begin(streams)
         return self.model(**inputs).last_hidden_state
 
 
@@ -126,6 +133,7 @@ def load_backbone(
     prompt_length: int = 0,
     shifted: bool = False,
     longest_window: int = LONGEST_WINDOW,
+    word_state: str = "piece",
     gradient_checkpointing: bool = False,
     device: torch.device | str = "cpu",
     sharding: Sharding | None = None,
@@ -139,6 +147,7 @@ def load_backbone(
         prompt_length: Virtual tokens; they take positions when `shifted`.
         shifted: First word piece at position `prompt_length` instead of the first.
         longest_window: Most word pieces of a window, specials included.
+        word_state: "piece" or "mean", which stands for a word.
         gradient_checkpointing: Recompute layers in the backward pass to save memory.
         device: Where to put the weights.
         sharding: Spread the weights over the ranks; None has all of them on every rank.
@@ -158,6 +167,7 @@ def load_backbone(
         model=model,
         switch=Switch(model),
         injection=layers.injection,
+        dropout=layers.dropout,
         trunk=layers.trunk,
         word_pieces=load_word_pieces(
             folder,
@@ -165,6 +175,7 @@ def load_backbone(
             room=room,
             causal=layers.causal,
             segments=int(getattr(model.config, "type_vocab_size", 0) or 0),
+            mean=word_state == "mean",
         ),
         identity=_identify(folder, reference, revision, architecture),
         num_layers=len(layers.injection.prompts),

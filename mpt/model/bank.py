@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mpt.model.dropout import dropped
 from mpt.model.injection import LayerPrompt
 from mpt.model.reparameterisation import Reparameterisation, by_layer, by_token
 
@@ -145,11 +146,3 @@ class PromptBank(nn.Module):
             columns = torch.arange(longest, device=rows_B.device)
             mask = columns < torch.tensor(lengths, device=rows_B.device)[rows_B][:, None]
         return LayerPrompt(keys=gathered[:, 0], values=gathered[:, 1], mask=mask)
-
-
-def dropped(values: Float[Tensor, "..."], rate: float, generator: torch.Generator | None) -> Float[Tensor, "..."]:
-    """Zero each value with a chance of `rate` and raise the others; None outside training, where all stay."""
-    if generator is None or rate == 0.0:
-        return values
-    kept = torch.rand(values.shape, generator=generator) >= rate
-    return values * kept.to(values.device) / (1 - rate)

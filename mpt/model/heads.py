@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mpt.model.dropout import dropped
 from mpt.seeding import torch_generator
 
 
@@ -37,10 +38,7 @@ class TokenHead(nn.Module):
         self, hidden_MH: Float[Tensor, "M H"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "M C"]:
         """Unnormalised log-scores; `generator` is the stream of dropout, None outside training."""
-        if generator is not None and self.dropout > 0.0:
-            kept = torch.rand(hidden_MH.shape, generator=generator) >= self.dropout
-            hidden_MH = hidden_MH * kept.to(hidden_MH.device) / (1 - self.dropout)
-        return functional.linear(hidden_MH, self.weight, self.bias)
+        return functional.linear(dropped(hidden_MH, self.dropout, generator), self.weight, self.bias)
 
     @torch.no_grad()
     def copy_label(self, label: str, sources: Sequence[tuple["TokenHead", str]]) -> None:

@@ -98,13 +98,13 @@ def prompted_attention(
         value: Values of the text.
         attention_mask: From `compact_mask`: True where a query may look; None when everywhere.
         scaling: Factor on the scores; 1/sqrt(D) when None.
-        dropout: Dropout on attention weights; the frozen backbone runs without.
+        dropout: Dropout on attention weights; there is none, see `mpt.model.dropout`.
         **unsupported: Variants of attention that change scores; refused when set.
     """
     for name in SCORE_CHANGES:
         if unsupported.get(name) is not None:
             raise BackboneError(f"{type(module).__name__} uses attention with {name}, which prompts do not support")
-    assert dropout == 0.0, "the frozen backbone runs without dropout"
+    assert dropout == 0.0, "the stock modules are in evaluation mode"
     return attend(module, query, key, value, attention_mask, scaling), None
 
 

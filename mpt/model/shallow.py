@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mpt.model.backbone import Backbone
-from mpt.model.bank import dropped
+from mpt.model.dropout import dropped
 from mpt.model.reparameterisation import Reparameterisation
 
 

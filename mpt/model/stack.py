@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mpt.errors import BackboneError, first_line
+from mpt.model.dropout import DropoutStreams, HiddenDropout, take_over
 from mpt.model.injection import Injection, LayerPrompt, tie
 from mpt.model.trunk import Trunk
 
@@ -34,6 +35,7 @@ class Stack:
 
     Attributes:
         injection: Where the current batch's prompts are put.
+        dropout: The backbone's own.
         trunk: Where a forward pass can begin above the first layers; None where a layer needs more than the output of
             the one below it.
         text_keys: Keys of a text of two pieces in the first layer, for their shape.
@@ -41,6 +43,7 @@ class Stack:
     """
 
     injection: Injection
+    dropout: HiddenDropout
     trunk: Trunk | None
     text_keys: Float[Tensor, "1 G 2 D"]
     causal: bool
@@ -53,11 +56,21 @@ class _Layer:
         forward: The layer's own.
         injection: Numbers the calls.
         trunk: May skip some.
+        dropout: Has a stream for each call.
         recompute: Keep only a call's inputs for the backward pass, and compute the rest again there.
     """
 
-    def __init__(self, forward: Callable[..., Any], injection: Injection, trunk: Trunk, *, recompute: bool) -> None:
-        self.forward, self.injection, self.trunk, self.recompute = forward, injection, trunk, recompute
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        injection: Injection,
+        trunk: Trunk,
+        dropout: HiddenDropout,
+        *,
+        recompute: bool,
+    ) -> None:
+        self.forward, self.injection, self.trunk, self.dropout = forward, injection, trunk, dropout
+        self.recompute = recompute
         self.extras: int | None = None  # what the layer returns beside the states; None when states alone
 
     def __call__(self, hidden: Float[Tensor, "B S H"], *args: Any, **kwargs: Any) -> Any:
@@ -66,14 +79,17 @@ class _Layer:
         hidden, runs = self.trunk.before(number, hidden)
         if not runs:
             return hidden if self.extras is None else (hidden, *[None] * self.extras)
-        call = partial(self._with_prompt, self.injection.prompts[number], **kwargs)
+        call = partial(self._with_prompt, self.injection.prompts[number], self.dropout.streams(), number, **kwargs)
         if self.recompute and torch.is_grad_enabled():
-            # The frozen backbone draws nothing at random, so there is no state of generators to keep.
+            # Dropout begins the layer's stream anew, so there is no state of generators to keep.
             return checkpoint(call, hidden, *args, use_reentrant=False, preserve_rng_state=False)
         return call(hidden, *args)
 
-    def _with_prompt(self, prompt: LayerPrompt | None, *args: Any, **kwargs: Any) -> Any:
+    def _with_prompt(
+        self, prompt: LayerPrompt | None, streams: DropoutStreams | None, number: int, *args: Any, **kwargs: Any
+    ) -> Any:
         self.injection.prompt = prompt
+        self.dropout.enter(streams, number + 1)
         output = self.forward(*args, **kwargs)
         self.extras = len(output) - 1 if isinstance(output, tuple) else None
         return output
@@ -94,8 +110,9 @@ def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Sta
     attentions = _attentions(model, name)
     layers = _layers_of(model, attentions, name)
     injection, trunk = tie(model, Injection(len(layers))), Trunk()
+    dropout = take_over(model, model.device)  # type: ignore[arg-type]
     for layer in {id(layer): layer for layer in layers}.values():
-        layer.forward = _Layer(layer.forward, injection, trunk, recompute=recompute)
+        layer.forward = _Layer(layer.forward, injection, trunk, dropout, recompute=recompute)
 
     def begin(*_: Any) -> None:
         injection.called = 0
@@ -107,6 +124,7 @@ def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Sta
     assert injection.called == len(layers), "every attention module was called by its own layer"
     return Stack(
         injection=injection,
+        dropout=dropout,
         trunk=trunk if _goes_on_from_states(model, trunk, whole, name) else None,
         text_keys=keys,
         causal=any(bool(getattr(module, "is_causal", False)) for module in attentions),

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mpt.data.batch import Batch
-from mpt.errors import MptError, did_you_mean
+from mpt.errors import BackboneError, MptError, did_you_mean
 from mpt.model.adaptation import Adaptation
 from mpt.model.backbone import Backbone
 from mpt.model.bank import PromptBank
+from mpt.model.dropout import dropout_streams
 from mpt.model.heads import Head
 from mpt.model.reparameterisation import Reparameterisation
 from mpt.model.shallow import ShallowPrompt
@@ -30,6 +31,10 @@ class Tagger(nn.Module):
         heads: Head of each task by name.
         shallow: Virtual tokens in the input.
         adaptation: Trained changes of the backbone's weights.
+        backbone_dropout: Rate of the backbone's own dropout in training.
+
+    Raises:
+        BackboneError: The backbone has no dropout.
     """
 
     def __init__(
@@ -40,9 +45,17 @@ class Tagger(nn.Module):
         *,
         shallow: ShallowPrompt | None = None,
         adaptation: Adaptation | None = None,
+        backbone_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         assert bank is None or shallow is None, "a prompt is deep or shallow"
+        if backbone_dropout and not backbone.dropout.calls:
+            raise BackboneError(
+                f"training.backbone_dropout: {backbone.identity.architecture} ({backbone.identity.reference}) has no "
+                f"dropout on its hidden states, so {backbone_dropout:g} would do nothing. Set it to 0; "
+                "training.head_dropout and prompt.dropout work with every backbone"
+            )
+        self.backbone_dropout = backbone_dropout
         self._backbone = [backbone]  # a list, so that nn.Module does not register it
         self.bank = bank
         self.shallow = shallow
@@ -147,7 +160,7 @@ class Tagger(nn.Module):
     def word_states(
         self, batch: Batch, *, slots_B: Int64[Tensor, " B"] | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "M H"]:
-        """Last hidden state of every word's scoring piece, in float32."""
+        """Last hidden state of every word, in float32: that of its scoring piece, or the mean over its pieces."""
         backbone = self.backbone
         inputs = text_inputs(batch)
         if self.shallow is not None:
@@ -161,10 +174,25 @@ class Tagger(nn.Module):
         if backbone.trunk is not None:
             assert batch.trunk_depth <= self.lowest_prompted_layer, "prompts below kept outputs have no effect"
             backbone.trunk.depth, backbone.trunk.states = batch.trunk_depth, batch.trunk_BSH
-        hidden_BSH = backbone(inputs, self.adaptation)[:, 0 if self.shallow is None else self.shallow.length :]
+        streams = dropout_streams(self.backbone_dropout, backbone.num_layers, generator)
+        virtual = 0 if self.shallow is None else self.shallow.length
+        hidden_BSH = backbone(inputs, self.adaptation, streams)[:, virtual:]
         if backbone.trunk is not None:
             backbone.trunk.states = None
-        return hidden_BSH.flatten(0, 1)[batch.words_M].float()
+        if batch.widths_M is None:
+            return hidden_BSH.flatten(0, 1)[batch.words_M].float()
+        return word_means(hidden_BSH.flatten(0, 1), batch.words_M, batch.widths_M)
+
+
+def word_means(
+    hidden_NH: Float[Tensor, "N H"], words_M: Int64[Tensor, " M"], widths_M: Int64[Tensor, " M"]
+) -> Float[Tensor, "M H"]:
+    """Mean state of every word, whose pieces follow its first one, in float32."""
+    word_of_P = torch.repeat_interleave(widths_M)
+    within_P = torch.arange(len(word_of_P), device=words_M.device) - (widths_M.cumsum(0) - widths_M)[word_of_P]
+    pieces_PH = hidden_NH[words_M[word_of_P] + within_P].float()
+    sums_MH = pieces_PH.new_zeros((len(words_M), pieces_PH.shape[1])).index_add(0, word_of_P, pieces_PH)
+    return sums_MH / widths_M[:, None]
 
 
 def text_inputs(batch: Batch) -> dict[str, Tensor | None]:

@@ -12,7 +12,9 @@ SMALLEST_WINDOW = 32
 VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 
 
-def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, segments: int) -> WordPieces:
+def load_word_pieces(
+    folder: Path, *, reference: str, room: int, causal: bool, segments: int, mean: bool = False
+) -> WordPieces:
     """The tokenizer of a backbone, ready for words.
 
     Args:
@@ -21,6 +23,7 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
         room: Positions of a window, special pieces included.
         causal: A piece sees only those before it, so that a word's last piece is the one that has seen the word.
         segments: Segments (token types) that the backbone tells apart; 0 for none.
+        mean: The mean of a word's pieces stands for it, not one of them.
 
     Raises:
         BackboneError: There is no vocabulary, it is damaged, has no fast tokenizer, or leaves too little room for text.
@@ -65,6 +68,7 @@ def load_word_pieces(folder: Path, *, reference: str, room: int, causal: bool, s
         # (add_prefix_space) is not everywhere obeyed, and puts spaces inside of words ("Don 't") elsewhere.
         before_word="" if _words_are_alike(backend) else " ",
         last_piece=causal,
+        mean=mean,
     )
 
 

@@ -126,6 +126,11 @@ def _check_expressible(saved: SavedModel, task: str) -> None:
             "its text keeps its positions (backbone.positions: unshifted), while PEFT moves the text behind the "
             "prompt. Train with backbone.positions=shifted"
         )
+    if backbone.word_pieces.mean:
+        problems.append(
+            "its head scores the mean of a word's pieces (backbone.word_state: mean), while models under PEFT score "
+            "every piece. Train with backbone.word_state=piece"
+        )
     layers, num_layers = bank.shapes[0].layers, bank.shapes[0].num_layers
     if len(layers) < num_layers:
         problems.append(

@@ -94,6 +94,7 @@ def open_saved(
             prompt_length=max((prompt.length for prompt in (*shapes, *([shallow] if shallow else []))), default=0),
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
+            word_state=saved.get("word_state", "piece"),
             device=device,
             sharding=sharding,
         )

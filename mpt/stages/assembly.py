@@ -55,6 +55,7 @@ def open_backbone(
         prompt_length=prompt_length,
         shifted=settings.positions == "shifted",
         longest_window=settings.longest_window,
+        word_state=settings.word_state,
         gradient_checkpointing=settings.gradient_checkpointing,
         device=accelerator.device,
         sharding=sharding,
@@ -79,6 +80,8 @@ def keep_trunk(
     shapes: Sequence[PromptShape],
     settings: BackboneSettings,
     accelerator: Accelerator,
+    *,
+    backbone_dropout: float,
 ) -> tuple[list[EncodedTask], list[str]]:
     """Give train and dev the outputs of the layers below the first prompt, computed once for all runs.
 
@@ -88,6 +91,11 @@ def keep_trunk(
     depth = min((layer for shape in shapes for layer in shape.layers), default=0)
     if depth == 0 or backbone.trunk is None or settings.trunk_cache_gib == 0:
         return list(tasks), []
+    if backbone_dropout:
+        return list(tasks), [
+            "outputs of the layers below the first prompt are computed in every step: training.backbone_dropout makes "
+            "them others each time"
+        ]
     if backbone.sharded:
         return list(tasks), [
             "outputs of the layers below the first prompt are computed in every step: they are not kept on disk where "

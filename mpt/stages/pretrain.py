@@ -107,7 +107,10 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
     backbone = ready.tagger.backbone
-    tasks, said = keep_trunk(ready.tasks, backbone, [ready.shape], settings.backbone, accelerator)
+    dropout = settings.training.backbone_dropout
+    tasks, said = keep_trunk(
+        ready.tasks, backbone, [ready.shape], settings.backbone, accelerator, backbone_dropout=dropout
+    )
     tell(console, said)
     progress = execute(
         ready.tagger,
@@ -221,9 +224,10 @@ def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask]
     seed = settings.training.seed
     texts = [encoded.part("train", np.zeros(1, dtype=np.int64))[0] for encoded in tasks]
     prompt = initial_prompt(backbone, shape, texts, initialisation=settings.prompt.initialisation, seed=seed)
-    dropout = settings.training.head_dropout
-    heads = new_heads(backbone, [encoded.task for encoded in tasks], seed=seed, dropout=dropout)
-    return Tagger(backbone, new_bank(prompt, shape, settings.prompt, seed=seed), heads)
+    training = settings.training
+    heads = new_heads(backbone, [encoded.task for encoded in tasks], seed=seed, dropout=training.head_dropout)
+    bank = new_bank(prompt, shape, settings.prompt, seed=seed)
+    return Tagger(backbone, bank, heads, backbone_dropout=training.backbone_dropout)
 
 
 def _check_selection(settings: PretrainSettings, names: list[str]) -> None:

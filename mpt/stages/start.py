@@ -112,6 +112,7 @@ def new_tagger(start: Start, encoded: EncodedTask, *, method: Method, seed: int,
         {task.name: head},
         shallow=_shallow_prompt(start, encoded, seed) if method.prompt == "shallow" else None,
         adaptation=None if facts is None else new_adaptation(backbone, **facts, seed=seed),
+        backbone_dropout=settings.training.backbone_dropout,
     )
 
 

@@ -134,7 +134,14 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
     (encoded,), _ = encode_tasks([task], start.backbone)
     tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
     shapes = [] if tagger.bank is None else tagger.bank.shapes
-    (encoded,), notices = keep_trunk([encoded], tagger.backbone, shapes, start.backbone_settings, session.accelerator)
+    (encoded,), notices = keep_trunk(
+        [encoded],
+        tagger.backbone,
+        shapes,
+        start.backbone_settings,
+        session.accelerator,
+        backbone_dropout=settings.training.backbone_dropout,
+    )
     tell(session.console, notices)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     progress = execute(

@@ -548,6 +548,13 @@ CASES = (
     ),
     Case(
         topic="Backbone",
+        what="Dropout in a backbone that has none",
+        change=lambda: tiny_backbone(Path("decoder"), "llama"),
+        command=(*PRETRAIN, "--set", "backbone.reference=./decoder", "--set", "training.backbone_dropout=0.1"),
+        parts=("training.backbone_dropout: LlamaModel (./decoder) has no dropout", "Set it to 0"),
+    ),
+    Case(
+        topic="Backbone",
         what="A hub id without its commit",
         command=(*PRETRAIN, "--set", "backbone.reference=google-bert/bert-base-cased"),
         parts=('backbone "google-bert/bert-base-cased"', "backbone.revision", "40-character commit hash"),

@@ -56,9 +56,10 @@ def rows_of(batch, *rows):
     )
 
 
-def tagger_of(backbone, bank, *, task="t", dropout=0.0):
+def tagger_of(backbone, bank, *, task="t", dropout=0.0, **parts):
     """A tagger with one head."""
-    return Tagger(backbone, bank, {task: TokenHead(backbone.hidden_size, LABELS, seed=0, task=task, dropout=dropout)})
+    head = TokenHead(backbone.hidden_size, LABELS, seed=0, task=task, dropout=dropout)
+    return Tagger(backbone, bank, {task: head}, **parts)
 
 
 def states_by_row(tagger, batch, slots=None):

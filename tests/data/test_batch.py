@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,14 @@ def test_collate():
     assert batch.num_pieces == 9
     dtypes = (batch.input_ids_BS.dtype, batch.attention_mask_BS.dtype, batch.words_M.dtype, batch.labels_M.dtype)
     assert dtypes == (torch.int64, torch.bool, torch.int64, torch.int64)
+
+
+def test_widths_follow_their_words():
+    split = replace(split_of(*THREE), widths=np.array([1, 1, 1, 2, 1, 1], dtype=np.int32))
+    batch = collate(split, np.array([2, 0]), pad=PAD)
+    assert batch.words_M.tolist() == [1, 3, 4, 6 + 1, 6 + 2] and batch.widths_M.tolist() == [2, 1, 1, 1, 1]
+    assert batch.widths_M.dtype == torch.int64
+    assert collate(split_of(*THREE), np.array([2, 0]), pad=PAD).widths_M is None
 
 
 def test_rows_of_one_length_have_no_mask():

@@ -103,9 +103,10 @@ def unread(monkeypatch):
     monkeypatch.setattr(module, "load_task", refused)
 
 
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_kept_is_what_is_read(data, bert, cache, form, monkeypatch):
-    manifest = data(form)
+def test_what_is_kept_is_what_is_read(data, bert, cache, form, mean, monkeypatch):
+    manifest, bert = data(form), replace(bert, mean=mean)
     expected = read_tasks(manifest, bert)
     same(read_tasks(manifest, bert, kept=cache), expected)
     unread(monkeypatch)

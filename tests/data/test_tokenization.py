@@ -207,10 +207,10 @@ WORDS = st.lists(
 )
 
 
-@given(st.data(), st.lists(WORDS, min_size=1, max_size=5), st.integers(4, 20), st.booleans())
-def test_every_word_is_scored_once_in_order(tiny_word_pieces, data, texts, room, last_piece):
-    """Whatever the windows, words follow each other with their own piece and label: stitching is concatenation."""
-    word_pieces = replace(tiny_word_pieces, room=room, last_piece=last_piece)
+@given(st.data(), st.lists(WORDS, min_size=1, max_size=5), st.integers(4, 20), st.booleans(), st.booleans())
+def test_every_word_is_scored_once_in_order(tiny_word_pieces, data, texts, room, last_piece, mean):
+    """Whatever the windows, words follow each other with their own pieces and label: stitching is concatenation."""
+    word_pieces = replace(tiny_word_pieces, room=room, last_piece=last_piece, mean=mean)
     tags = [data.draw(st.lists(st.sampled_from(LABELS), min_size=len(t), max_size=len(t))) for t in texts]
     sentences = [sentence(*words, tags=tuple(t)) for words, t in zip(texts, tags, strict=True)]
     split, _ = encode(sentences, word_pieces, LABELS)
@@ -219,9 +219,15 @@ def test_every_word_is_scored_once_in_order(tiny_word_pieces, data, texts, room,
         for words in texts
         for word in words
     }
-    where = -1 if last_piece else 0
-    expected = [(of_word[word] or ["[UNK]"])[where] for words in texts for word in words]
-    assert scored(split, word_pieces) == expected
+    where = -1 if last_piece and not mean else 0
+    expected = [of_word[word] or ["[UNK]"] for words in texts for word in words]
+    assert scored(split, word_pieces) == [pieces[where] for pieces in expected]
+    if mean:
+        starts = np.repeat(split.piece_starts[:-1], split.window_words) + split.positions
+        whole = [split.pieces[it : it + width] for it, width in zip(starts, split.widths, strict=True)]
+        assert [tokens_of(word_pieces, pieces.tolist()) for pieces in whole] == expected
+    else:
+        assert split.widths is None
     assert split.labels.tolist() == [LABELS.index(tag) for t in tags for tag in t]
     assert (split.window_pieces <= room + 2).all()
     assert (split.window_words >= 1).all()

@@ -1,16 +1,21 @@
 import hashlib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from common.backbones import DECODERS, HIDDEN, KINDS, POSITIONS, tiny_backbone
 from common.prompts import LABELS, random_bank, random_batch, rows_of, states_by_row, tagger_of
 from torch.nn import functional
 
+from mpt.data.batch import collate
+from mpt.data.example import Sentence
+from mpt.data.tokenization import encode
 from mpt.errors import BackboneError, MptError
 from mpt.model import injection
 from mpt.model.backbone import load_backbone
 from mpt.model.heads import TokenHead
-from mpt.model.tagger import Tagger
+from mpt.model.tagger import Tagger, word_means
 from mpt.seeding import torch_generator
 
 LENGTHS = (23, 9, 1, 14, 9)
@@ -109,6 +114,32 @@ def test_a_bare_tagger_after_a_prompted_one_is_bare(load):
     bare = states_by_row(tagger_of(backbone, None), batch)
     states_by_row(tagger_of(backbone, random_bank(backbone, 5)), batch)
     assert all(torch.equal(a, b) for a, b in zip(states_by_row(tagger_of(backbone, None), batch), bare, strict=True))
+
+
+# Words of several pieces
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_word_is_the_mean_of_its_pieces_whatever_stands_beside_it(load, kind):
+    backbone = load(kind, word_state="mean")
+    sentences = [("lowest", "river", "low"), ("low",), ("xxxxxx", "the")]
+    sentences = [Sentence(words=it, tags=None, path="f", lines=tuple(range(len(it)))) for it in sentences]
+    split, _ = encode(sentences, backbone.word_pieces, None)
+    assert split.widths.max() > 1, "some words have several pieces"
+    tagger = tagger_of(backbone, random_bank(backbone, 5))
+    found = states_by_row(tagger, collate(split, np.arange(3), pad=backbone.word_pieces.pad))
+    for window in range(3):
+        whole = collate(split, np.array([window]), pad=backbone.word_pieces.pad)
+        pieces = states_by_row(tagger, replace(whole, words_M=torch.arange(whole.num_pieces), widths_M=None))[0]
+        words = zip(whole.words_M.tolist(), whole.widths_M.tolist(), strict=True)
+        close(found[window], torch.stack([pieces[first : first + width].mean(0) for first, width in words]))
+
+
+def test_the_mean_of_bfloat16_states_is_taken_in_float32():
+    states, widths = torch.randn(400, 8).bfloat16(), torch.tensor([390, 10])
+    means = word_means(states, torch.tensor([0, 390]), widths)
+    assert means.dtype == torch.float32
+    close(means[0], states[:390].double().mean(0).float(), 1e-6)
 
 
 # What is trained

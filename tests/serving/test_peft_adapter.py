@@ -103,13 +103,14 @@ def test_a_backbone_of_the_hub_is_named_by_its_commit(saved, tiny_folder, tmp_pa
 
 def test_everything_that_peft_cannot_express_is_told_at_once(load, tmp_path):
     with pytest.raises(CheckpointError) as caught:
-        export_peft(saved_of(load("distilbert"), (LENGTH, (1, 2))), "t", tmp_path / "adapter")
-    first, second, third = caught.value.problems
+        export_peft(saved_of(load("distilbert", word_state="mean"), (LENGTH, (1, 2))), "t", tmp_path / "adapter")
+    first, second, third, fourth = caught.value.problems
     assert "run: PEFT cannot express this prompt: backbone" in first
     assert "is a DistilBertModel, which does not take past_key_values" in first
     assert "its text keeps its positions (backbone.positions: unshifted)" in second
     assert "backbone.positions=shifted" in second
-    assert "it prompts layers 1, 2 of 3, while PEFT prompts all" in third
+    assert "its head scores the mean of a word's pieces (backbone.word_state: mean)" in third
+    assert "it prompts layers 1, 2 of 3, while PEFT prompts all" in fourth
     assert not (tmp_path / "adapter").exists()
 
 

@@ -53,9 +53,11 @@ def test_a_task_must_be_named_when_there_are_several(world, tmp_path):
 
 def test_the_backbone_runs_as_in_training(world, tmp_path):
     changes = {"backbone__dtype": "bfloat16", "backbone__positions": "shifted", "backbone__longest_window": 40}
+    changes |= {"backbone__word_state": "mean"}
     run_pretrain(world, tmp_path / "run", training__steps=2, **changes)
     backbone = open_saved(tmp_path / "run").tagger.backbone
     assert (backbone.dtype, backbone.shifted, backbone.word_pieces.room) == (torch.bfloat16, True, 38)
+    assert backbone.word_pieces.mean
 
 
 @pytest.mark.parametrize("kind", ["albert", "deberta", "deberta-v3", "glm", "gpt2"])
@@ -69,7 +71,7 @@ def test_a_run_over_any_kind_of_backbone_scores_as_it_did(world, tiny_folder, tm
         scored.append((self.state["step"], logits(taggers[-1])))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tagger, "__init__", lambda self, *args: build(self, *args) or taggers.append(self))
+        patch.setattr(Tagger, "__init__", lambda self, *a, **more: build(self, *a, **more) or taggers.append(self))
         patch.setattr(Checkpoint, "__init__", noted)
         changes = {"training__steps": 2, "backbone__gradient_checkpointing": True}
         run_pretrain(world, tmp_path / "run", backbone__reference=str(tiny_folder(kind)), **changes)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from common.runs import files_of, quiet, state_bytes, transfer_settings
+from common.runs import changed, files_of, quiet, state_bytes, transfer_settings
+from rich.console import Console
 
 from mpt.data.batch import collate
 from mpt.data.manifest import load_manifest
@@ -214,3 +215,31 @@ def test_a_prompt_that_leaves_no_room_to_shifted_text_is_refused(session):
     long = session.start.prompt_settings.model_copy(update={"length": 40})
     with pytest.raises(BackboneError, match="only 22 word pieces of text fit beside the prompt"):
         replace(session.start, prompt_settings=long).of(METHODS["prompt-tuning"])
+
+
+def dropping(session, rate, **prompt):
+    """A session whose three steps drop values of the backbone's states."""
+    settings = changed(session.settings, training__backbone_dropout=rate, training__steps=3)
+    start = replace(session.start, prompt_settings=changed(session.start.prompt_settings, **prompt))
+    return replace(session, settings=settings, start=start, console=Console(record=True, width=400))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_through_the_dropout_of_the_backbone(session, tmp_path, method):
+    (task,), _ = load_tasks(session.manifest)
+    trial = Trial(task=task, shots=None, method=method, seed=0, optimizer=session.settings.optimizer)
+    heads = {}
+    for name, rate in (("none", 0.0), ("much", 0.5), ("again", 0.5)):
+        run_trial(dropping(session, rate), trial, tmp_path / name)
+        heads[name] = files_of(find_checkpoint(tmp_path / name))["heads.safetensors"]
+    assert heads["much"] == heads["again"] != heads["none"]
+
+
+def test_trials_with_dropout_compute_the_lower_layers_each_time(session, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+    (task,), _ = load_tasks(session.manifest)
+    trial = Trial(task=task, shots=None, method="scratch", seed=0, optimizer=session.settings.optimizer)
+    upper = dropping(session, 0.5, layers=(1,))
+    run_trial(upper, trial, tmp_path / "run")
+    assert "computed in every step: training.backbone_dropout" in upper.console.export_text()
+    assert not (tmp_path / "cache" / "trunk").exists()

@@ -278,6 +278,8 @@ REFUSED = [
     ({"training__seed": 1}, "training.seed: checkpoint 0, now 1", ""),
     ({"training__steps": 8}, "training.steps: checkpoint 6, now 8", ""),
     ({"training__micro_batches": 2}, "training.micro_batches: checkpoint 1, now 2", ""),
+    ({"training__backbone_dropout": 0.1}, "training.backbone_dropout: checkpoint 0.0, now 0.1", ""),
+    ({"backbone__word_state": "mean"}, "backbone.word_state: checkpoint 'piece', now 'mean'", ""),
     ({"backbone__dtype": "bfloat16"}, "backbone.dtype: checkpoint 'float32', now 'bfloat16'", ""),
     ({"backbone__positions": "shifted"}, "backbone.positions: checkpoint 'unshifted', now 'shifted'", ""),
     ({"tasks": ("people", "places")}, "tasks.words", ""),
@@ -398,6 +400,26 @@ def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, t
     )
     run_pretrain(world, tmp_path / "again", **upper)
     assert load_prompt(tmp_path / "again") == load_prompt(tmp_path / "kept")
+
+
+def test_lower_layers_with_dropout_are_not_kept(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
+    console = Console(record=True, width=400)
+    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,), training__backbone_dropout=0.1)
+    assert "computed in every step: training.backbone_dropout makes them others" in console.export_text()
+    assert not (tmp_path / "cache" / "trunk").exists()
+
+
+def test_a_run_with_dropout_and_means_that_is_resumed_is_the_same_run(world, tmp_path, monkeypatch):
+    changes = {"training__backbone_dropout": 0.3, "backbone__word_state": "mean"}
+    run_pretrain(world, tmp_path / "straight", **changes)
+    when = ("_save", after_first(loop._save))
+    interrupted(world, tmp_path / "run", monkeypatch, resume="never", when=when, **changes)
+    torch.manual_seed(99)
+    run_pretrain(world, tmp_path / "run", resume="must", **changes)
+    assert without_times(tmp_path / "run") == without_times(tmp_path / "straight")
+    run_pretrain(world, tmp_path / "dry", backbone__word_state="mean")
+    assert load_prompt(tmp_path / "dry") != load_prompt(tmp_path / "straight")
 
 
 def test_a_run_may_be_resumed_without_its_kept_outputs(world, tmp_path, monkeypatch):
