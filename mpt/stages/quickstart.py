@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from mpt.config import (
+    BackboneSettings,
     EvaluationSettings,
     OptimizerSettings,
     PretrainSettings,
@@ -19,6 +21,7 @@ from mpt.config import (
 from mpt.data.synthetic import write_synthetic
 from mpt.errors import ConfigError
 from mpt.evaluation.comparison import Result
+from mpt.stages.launch import SLOW, bfloat16_slowdown
 from mpt.stages.pretrain import pretrain
 from mpt.stages.transfer import transfer
 
@@ -43,8 +46,10 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     data = write_synthetic(folder / "data")
     console.rule("1. pretrain one shared prompt on three synthetic tasks")
     optimizer = {"prompt_learning_rate": 0.05, "head_learning_rate": 0.01, "warmup_steps": 10}
+    emulated = not torch.cuda.is_available() and bfloat16_slowdown(torch.device("cpu")) > SLOW
     pretrain_settings = PretrainSettings(
         manifest=data / "mixture.yaml",
+        backbone=BackboneSettings(dtype="float32" if emulated else "bfloat16"),
         prompt=PromptSettings(length=16),
         optimizer=OptimizerSettings(**optimizer),
         training=TrainingSettings(steps=200, tokens_per_micro_batch=TOKENS),

@@ -20,7 +20,7 @@ from mpt.stages.assembly import (
     open_results,
     tell,
 )
-from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, speaker, versions
+from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, slow_type, speaker, versions
 from mpt.stages.start import require_trainable, start_from
 from mpt.stages.target_head import build_head
 from mpt.stages.trial import (
@@ -83,6 +83,7 @@ def transfer(
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
         notices += verbalizer_notices(saved.tagger.backbone, loaded) + claim_cores(accelerator)
+        notices += slow_type(accelerator.device, start.backbone_settings.dtype)
     require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
     line = describe_launch(accelerator, engine, settings.training.micro_batches)

@@ -1,12 +1,25 @@
+import os
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from common.runs import quiet
 from rich.console import Console
 
 from mpt.errors import ConfigError, LaunchError
 from mpt.stages import launch
-from mpt.stages.launch import build_accelerator, check_launch, claim_cores, describe_launch, speaker
+from mpt.stages.launch import (
+    bfloat16_slowdown,
+    build_accelerator,
+    check_launch,
+    claim_cores,
+    describe_launch,
+    slow_type,
+    speaker,
+)
 from mpt.training.engines import Engine
 
 
@@ -34,6 +47,27 @@ def test_a_launch_has_all_cores(environment, device, processes, threads, monkeyp
     notices = claim_cores(SimpleNamespace(device=SimpleNamespace(type=device), num_processes=processes))
     assert set_to == ([threads] if threads else [])
     assert len(notices) == len(set_to) and all(f"using {threads}" in notice for notice in notices)
+
+
+def test_emulated_bfloat16_is_told_with_the_cure(monkeypatch):
+    cpu = torch.device("cpu")
+    assert bfloat16_slowdown(cpu) > 0.05 and bfloat16_slowdown(torch.device("cuda")) == 1
+    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 8.2)
+    (notice,) = slow_type(cpu, "bfloat16")
+    assert "8 times as long in bfloat16 as in float32" in notice and "--set backbone.dtype=float32" in notice
+    assert slow_type(cpu, "float32") == []
+    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 0.4)
+    assert slow_type(cpu, "bfloat16") == []
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="limits the instructions of x86")
+def test_bfloat16_is_found_emulated_without_instructions_for_it():
+    code = (
+        "import torch; from mpt.stages.launch import SLOW, bfloat16_slowdown as s; print(s(torch.device('cpu')) > SLOW)"
+    )
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=limited, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_tracker_that_is_not_installed_is_told_with_the_cure(tmp_path, monkeypatch):
