@@ -124,6 +124,7 @@ def test_a_checkpoint_goes_on_without_the_engine(name, world, short, tmp_path):
         {"prompt__layers": 1, "backbone__trunk_cache_gib": 0.0},  # not kept where ranks share a backbone
         {"training__gradient_sum": "all_reduce"},
         {"prompt__reparameterisation": "residual_mlp", "prompt__hidden_size": 8},
+        {"training__backbone_dropout": 0.3, "backbone__word_state": "mean"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
