@@ -111,7 +111,7 @@ def _pieces_of_steps(plan: Plan, encoded: EncodedTask, *, epochs: int) -> list[i
     """Real word pieces of each step of so many epochs."""
     lengths, pieces = encoded.splits["train"].window_pieces, []
     while plan.epoch_of(0, len(pieces)) < epochs:
-        pieces.append(sum(int(lengths[batch.windows].sum()) for batch in plan.step(len(pieces))))
+        pieces.append(sum(int(lengths[batch.units].sum()) for batch in plan.step(len(pieces))))
     return pieces
 
 

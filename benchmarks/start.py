@@ -34,7 +34,7 @@ def start(path: Path, reference: str) -> dict[str, float]:
     rates = {one.task.name: 1 / len(tasks) for one in tasks}
     plan = build_plan(tasks, rates, settings, tasks_per_step=1, accelerator=accelerator)
     for micro_batch in plan.step(0):
-        collate(tasks[micro_batch.task].splits["train"], micro_batch.windows, pad=backbone.word_pieces.pad)
+        collate(tasks[micro_batch.task].splits["train"], micro_batch.units, pad=backbone.word_pieces.pad)
     planned = time.perf_counter()
     sentences = sum(len(split.places) for one in tasks for split in one.splits.values())
     return {

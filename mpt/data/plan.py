@@ -29,17 +29,17 @@ POOL_MICRO_BATCHES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Windows of one task that are computed together.
+    """Units of one task that are computed together: windows, or the choices of one question.
 
     Attributes:
         task: Index of the task in the mixture.
-        windows: Indices of its windows in the task's training split, sorted by length.
+        units: Indices of its units in the task's training split, sorted by length.
         weight: What the summed loss of its words is multiplied by, so that the step's loss is the mean over draws of
             the task's mean loss per labelled word.
     """
 
     task: int
-    windows: Int64[np.ndarray, " rows"]
+    units: Int64[np.ndarray, " units"]
     weight: float
 
 
@@ -131,7 +131,7 @@ class Plan:
         draws = {task: sum(t == task for t, _ in chosen) / len(chosen) for task in words}
         return [
             MicroBatch(
-                task=task, windows=windows, weight=self.tasks[task].loss_weight * draws[task] / max(words[task], 1)
+                task=task, units=windows, weight=self.tasks[task].loss_weight * draws[task] / max(words[task], 1)
             )
             for task, windows in chosen
         ]

@@ -115,13 +115,13 @@ def _move(tagger: Tagger, optimizer: Optimizer, workers: Workers, clip_norm: flo
 
 
 def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
-    split, units = tasks[micro_batch.task].part("train", micro_batch.windows)
+    split, units = tasks[micro_batch.task].part("train", micro_batch.units)
     return collate(split, split.windows_in(units), pad=tagger.backbone.word_pieces.pad)
 
 
 def _num_pieces(micro_batch: MicroBatch, tasks: Sequence[EncodedTask]) -> int:
     """Real word pieces, padding not counted."""
-    split, units = tasks[micro_batch.task].part("train", micro_batch.windows)
+    split, units = tasks[micro_batch.task].part("train", micro_batch.units)
     return int(split.pieces_of(split.windows_in(units)).sum())
 
 
@@ -135,7 +135,7 @@ def _task_losses(
         encoded = tasks[micro_batch.task]
         name = encoded.task.name
         sums[name] = sums.get(name, 0.0) + loss / micro_batch.weight
-        split, units = encoded.part("train", micro_batch.windows)
+        split, units = encoded.part("train", micro_batch.units)
         words[name] = words.get(name, 0) + split.terms_of(units)
     return {name: sums[name] / words[name] for name in sums}
 
@@ -150,10 +150,10 @@ def _require_finite(
 
 
 def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
-    places = encoded.places("train", micro_batch.windows[:PLACES_SHOWN].tolist())
+    places = encoded.places("train", micro_batch.units[:PLACES_SHOWN].tolist())
     return (
         f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before '
         f"it reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
-        f"{', ...' if len(micro_batch.windows) > PLACES_SHOWN else ''}. "
+        f"{', ...' if len(micro_batch.units) > PLACES_SHOWN else ''}. "
         "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and start a new run"
     )

@@ -22,7 +22,7 @@ def task(name="t", pieces=(5, 5, 5), *, rate=1.0, words=None, loss_weight=1.0):
 
 
 def flat(micro_batches):
-    return [(m.task, m.windows.tolist(), m.weight) for m in micro_batches]
+    return [(m.task, m.units.tolist(), m.weight) for m in micro_batches]
 
 
 def lengths_like_text(count, seed=0):
@@ -134,7 +134,7 @@ def test_no_micro_batch_exceeds_the_budget(tasks, shape):
     order = make(tasks, **shape)
     for step in range(8):
         for m in order.step(step):
-            lengths = tasks[m.task].pieces[m.windows]
+            lengths = tasks[m.task].pieces[m.units]
             assert len(lengths) and (np.diff(lengths) >= 0).all()
             assert len(lengths) * lengths.max() <= shape["tokens"] or len(lengths) == 1
 
@@ -195,7 +195,7 @@ def test_adding_a_task_leaves_the_order_of_the_others_alone():
         found = {t.name: [] for t in tasks}
         for step in range(steps):
             (m,) = order.step(step)
-            found[tasks[m.task].name].append(m.windows.tolist())
+            found[tasks[m.task].name].append(m.units.tolist())
         return found
 
     before, after = orders(old, 100), orders(new, 130)
@@ -217,7 +217,7 @@ def test_weights_make_the_loss_a_mean_over_draws(tasks, shape, data):
         micro_batches = order.step(step)
         for index in {m.task for m in micro_batches}:
             own = [m for m in micro_batches if m.task == index]
-            total = sum(m.weight * int(tasks[index].words[m.windows].sum()) for m in own)
+            total = sum(m.weight * int(tasks[index].words[m.units].sum()) for m in own)
             assert total == pytest.approx(tasks[index].loss_weight * len(own) / len(micro_batches))
             assert len({m.weight for m in own}) == 1  # every word of a task counts the same
 
@@ -276,7 +276,7 @@ def test_epoch_of_counts_what_was_seen(tasks, shape):
             assert counts.min() == np.floor(epoch) or epoch == counts.min() == counts.max()
             assert counts.max() == np.ceil(epoch)
         for m in order.step(step):
-            np.add.at(seen[m.task], m.windows, 1)
+            np.add.at(seen[m.task], m.units, 1)
 
 
 def test_orders_are_computed_once_in_a_run(monkeypatch):

@@ -45,7 +45,7 @@ def word_losses(parts, micro_batch):
     """The loss of every word of a micro-batch, one window at a time and without padding."""
     encoded = parts.tasks[micro_batch.task]
     losses = []
-    for window in micro_batch.windows:
+    for window in micro_batch.units:
         batch = collate(encoded.splits["train"], np.array([window]), pad=0)
         scores = parts.tagger(encoded.task.name, batch)
         losses += [functional.cross_entropy(scores, batch.labels_M, reduction="none")]
@@ -108,8 +108,8 @@ def test_many_small_micro_batches_equal_a_large_one(world):
     whole, cut = make_parts(world), make_parts(world)
     plan = whole.plan(tokens=512)
     (large,) = plan.step(0)
-    assert len(large.windows) >= 4
-    small = [replace(large, windows=windows) for windows in np.array_split(large.windows, 4)]
+    assert len(large.units) >= 4
+    small = [replace(large, units=units) for units in np.array_split(large.units, 4)]
     one = step(whole, 0, plan, optimizer_of(whole))
     four = step(cut, 0, plan, optimizer_of(cut), micro_batches=small)
     assert four.loss == pytest.approx(one.loss, rel=1e-5)
@@ -185,7 +185,7 @@ def test_what_is_not_finite_stops_the_run_before_the_weights(parts, where, value
         step(parts, 1, plan, optimizer)
     message = str(caught.value)
     assert message.startswith(f'step 2, task "{encoded.task.name}": the loss or a gradient is not finite')
-    first = parts.loaded[second.task].splits["train"][encoded.splits["train"].example_of(int(second.windows[0]))]
+    first = parts.loaded[second.task].splits["train"][encoded.splits["train"].example_of(int(second.units[0]))]
     assert f"{first.path}:{first.lines[0]}" in message
     assert "optimizer.prompt_learning_rate" in message
     assert "resume" not in message, "a run is not resumed under another learning rate"
