@@ -163,20 +163,16 @@ def load_backbone(
     layers = install(model, reference=reference, recompute=gradient_checkpointing)
     first_position, max_positions = _positions(model)
     room = min(longest_window, max_positions - (prompt_length if shifted else 0))
+    segments = int(getattr(model.config, "type_vocab_size", 0) or 0)
+    facts = {"causal": layers.causal, "segments": segments, "mean": word_state == "mean"}
+    word_pieces = load_word_pieces(folder, reference=reference, room=room, **facts)
     return Backbone(
         model=model,
         switch=Switch(model),
         injection=layers.injection,
         dropout=layers.dropout,
         trunk=layers.trunk,
-        word_pieces=load_word_pieces(
-            folder,
-            reference=reference,
-            room=room,
-            causal=layers.causal,
-            segments=int(getattr(model.config, "type_vocab_size", 0) or 0),
-            mean=word_state == "mean",
-        ),
+        word_pieces=word_pieces,
         identity=_identify(folder, reference, revision, architecture),
         num_layers=len(layers.injection.prompts),
         num_key_value_heads=layers.text_keys.shape[1],

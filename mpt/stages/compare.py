@@ -21,7 +21,7 @@ from mpt.files import replace_durable, to_json
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.stages.assembly import Resume, open_backbone, open_results, tell
-from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, slow_type, speaker, versions
+from mpt.stages.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.stages.pretrain import pretrain
 from mpt.stages.start import Start, require_trainable, start_from
 from mpt.stages.trial import (
@@ -66,7 +66,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
         _check(rows, wanted)
         require_trainable([_method(name, settings) for name, settings in rows.items()], tasks, engine)
         given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
-        notices += claim_cores(accelerator) + slow_type(accelerator.device, common.backbone.dtype)
+        notices += settle(accelerator, common.backbone.dtype)
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})
     tell(console, notices)
     line = describe_launch(accelerator, engine, common.training.micro_batches)

@@ -102,6 +102,11 @@ def claim_cores(accelerator: Accelerator) -> list[str]:
     return [f"accelerate launch asked for 1 thread a process; using {threads}. To use fewer, limit cores with taskset"]
 
 
+def settle(accelerator: Accelerator, dtype: str) -> list[str]:
+    """Use the machine as it should be used for a backbone of this type, and tell what it is slow at."""
+    return claim_cores(accelerator) + slow_type(accelerator.device, dtype)
+
+
 def bfloat16_slowdown(device: torch.device) -> float:
     """How many times as long as float32 a processor takes for a matrix product in bfloat16, measured; 1 on a GPU.
 

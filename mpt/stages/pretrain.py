@@ -42,7 +42,7 @@ from mpt.stages.assembly import (
 )
 from mpt.stages.identity import identity_of
 from mpt.stages.inputs import open_tasks
-from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, slow_type, speaker, versions
+from mpt.stages.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.strict_yaml import dump
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.engines import Engine, find_engine
@@ -154,8 +154,8 @@ def _prepare(
         shape = prompt_shape(backbone, settings.prompt)
         more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
         identity = _identity(settings, backbone, shape, [one.task for one in encoded], more)
-        notices += verbalizer_notices(backbone, [one.task for one in encoded]) + claim_cores(accelerator)
-        notices += slow_type(accelerator.device, settings.backbone.dtype)
+        notices += verbalizer_notices(backbone, [one.task for one in encoded])
+        notices += settle(accelerator, settings.backbone.dtype)
         return Prepared(
             tasks=encoded,
             shape=shape,

@@ -20,7 +20,7 @@ from mpt.stages.assembly import (
     open_results,
     tell,
 )
-from mpt.stages.launch import build_accelerator, claim_cores, describe_launch, slow_type, speaker, versions
+from mpt.stages.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.stages.start import require_trainable, start_from
 from mpt.stages.target_head import build_head
 from mpt.stages.trial import (
@@ -82,8 +82,7 @@ def transfer(
         require_trainable([*settings.baselines, *heads_alone], loaded, engine)
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
-        notices += verbalizer_notices(saved.tagger.backbone, loaded) + claim_cores(accelerator)
-        notices += slow_type(accelerator.device, start.backbone_settings.dtype)
+        notices += verbalizer_notices(start.backbone, loaded) + settle(accelerator, start.backbone_settings.dtype)
     require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
     line = describe_launch(accelerator, engine, settings.training.micro_batches)

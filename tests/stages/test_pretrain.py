@@ -14,6 +14,7 @@ from mpt.errors import CheckpointError, ConfigError, ManifestError
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.model.reparameterisation import by_token, reparameterise
 from mpt.serving.saved import open_saved
+from mpt.stages import launch
 from mpt.stages import pretrain as stage
 from mpt.training import loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
@@ -436,6 +437,14 @@ def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
     run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,))
     said = [line for line in console.export_text().splitlines() if "trunk cache" in line]
     assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
+
+
+def test_a_processor_that_emulates_bfloat16_is_told(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 8.0)
+    for dtype, lines in (("bfloat16", 1), ("float32", 0)):
+        console = Console(record=True, width=400)
+        run_pretrain(world, tmp_path / dtype, console=console, backbone__dtype=dtype, training__steps=2)
+        assert console.export_text().count("8 times as long in bfloat16 as in float32") == lines
 
 
 def test_a_kept_text_changes_the_start_and_nothing_else(world, straight, tmp_path, monkeypatch):
