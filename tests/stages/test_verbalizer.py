@@ -118,7 +118,9 @@ def test_scores_after_loading_are_those_before_saving(filled, own, monkeypatch, 
         return encode_tasks([loaded(own, "filled", "dev")], tagger.backbone)[0][0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tagger, "__init__", lambda self, *args: build(self, *args) or taggers.append(self))
+        patch.setattr(
+            Tagger, "__init__", lambda self, *args, **more: build(self, *args, **more) or taggers.append(self)
+        )
         patch.setattr(Checkpoint, "__init__", noted)
         run_pretrain(own, own.data / "out", training__steps=2, prompt__layers=layers)
     saved = open_saved(latest(own.data / "out"))
