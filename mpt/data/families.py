@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "srl", "classification", "choice", "qa"]
-Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1", "qa_f1"]
+Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1", "f1", "qa_f1"]
 Unit = Literal["words", "text", "choices", "passage"]
 SoftmaxOver = Literal["labels", "window", "example"]
 """What scores are normalised over: the labels of a word, or one label's words of a window, or of an example."""
@@ -70,7 +70,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "pos": _TAGS,
     "tag": _TAGS,
     "srl": Family(unit="words", metrics=("srl_f1", "span_f1"), formats=("props", "jsonl"), spans=True, predicate=True),
-    "classification": Family(unit="text", metrics=("accuracy", "macro_f1"), formats=("csv", "jsonl", "text")),
+    "classification": Family(unit="text", metrics=("accuracy", "macro_f1", "f1"), formats=("csv", "jsonl", "text")),
     "choice": Family(unit="choices", metrics=("accuracy",), formats=("jsonl",), columns=("choice",)),
     "qa": Family(unit="passage", metrics=("qa_f1",), formats=("squad",), columns=("start", "end")),
 }

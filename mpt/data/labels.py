@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mpt.data.example import Example
 from mpt.data.manifest import Manifest
-from mpt.data.schema import Split, TaskSpec
+from mpt.data.schema import Split, TaskSpec, not_a_label
 from mpt.data.tags import split_tag
 from mpt.errors import DataError
 
@@ -41,7 +41,7 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
     """Return a task's labels: as declared, or in the order of first occurrence in train.
 
     Raises:
-        DataError: Labels are `auto` and train has none.
+        DataError: Labels are `auto`, and train has none or not the one that `f1` counts.
     """
     spec = manifest.spec(name)
     if spec.listed_labels is not None:
@@ -50,6 +50,8 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
     if not kinds:
         where = manifest.locate("tasks", name)
         raise DataError(f"{where}: no word of train has a label other than O. Are columns and label_map right?")
+    if spec.positive is not None and spec.positive not in kinds:
+        raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.positive, kinds)}")
     return kinds
 
 

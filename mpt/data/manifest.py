@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mpt.data.families import FAMILIES
-from mpt.data.schema import Mixture, Name, TaskName, TaskSpec, has_meaning
+from mpt.data.meaning import has_meaning
+from mpt.data.schema import Mixture, Name, TaskName, TaskSpec
 from mpt.data.source import SPAN_FORMATS
 from mpt.errors import ManifestError, did_you_mean
 from mpt.strict_yaml import FieldErrors, Settings, build

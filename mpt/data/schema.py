@@ -6,6 +6,7 @@ data when it is read.
 
 import codecs
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
@@ -13,51 +14,17 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 
 from mpt.data.columns import CONLLU_COLUMNS
 from mpt.data.families import FAMILIES, Family, FamilyName, Metric
+from mpt.data.meaning import FORMATS_OF_FIELD, has_meaning
 from mpt.data.schema_source import Columns, Fields, Files, HubSource
 from mpt.data.source import SPAN_FORMATS, Format
 from mpt.data.tags import Repair, Scheme
 from mpt.data.template import default_template, template_problem, verbalizer_problem
+from mpt.errors import did_you_mean
 from mpt.strict_yaml import FieldErrors, Settings
 
 Split = Literal["train", "dev", "test"]
 PredicateMark = Literal["suffix", "segment"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-# Formats that a reading field has a meaning for; elsewhere a task may not set it, and `defaults` do not reach it.
-FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
-    "columns": ("conll", "conllu", "props"),
-    "delimiter": ("conll", "props", "csv"),
-    "comment_prefix": ("conll", "props"),
-    "docstart": ("conll", "props"),
-    "fields": ("jsonl", "jsonl_spans", "parquet", "hub", "csv"),
-    "quoted": ("csv",),
-    "label_of": ("text",),
-}
-
-# Fields that have a meaning where words have tags, examples labels, sentences choices or a predicate, texts a label.
-WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
-LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
-CHOICE_FIELDS = ("questions",)
-PREDICATE_FIELDS = ("predicate",)
-PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "no_answer_above", "on_bad_answer")
-CLOZE_FIELDS = ("verbalizer", "template")
-
-
-def has_meaning(field: str, family: Family, form: str) -> bool:
-    """Tell whether a field of a task says anything in this family and format."""
-    if form not in FORMATS_OF_FIELD.get(field, (form,)):
-        return False
-    if field in WORD_FIELDS:
-        return family.unit == "words"
-    if field in LABEL_FIELDS:
-        return family.labelled
-    if field in PREDICATE_FIELDS:
-        return family.predicate
-    if field in PASSAGE_FIELDS:
-        return family.unit == "passage"
-    if field in CLOZE_FIELDS:
-        return family.unit == "text"
-    return field not in CHOICE_FIELDS or family.unit == "choices"
 
 
 def _name(value: str) -> str:
@@ -118,6 +85,7 @@ class TaskSpec(Settings):
     rate: PositiveFloat | None = None
     loss_weight: PositiveFloat = 1.0
     score: Metric | None = None
+    positive: str | None = None
     enabled: bool = True
     license: str | None = None
     citation: str | None = None
@@ -191,6 +159,7 @@ class TaskSpec(Settings):
             **self._format_problems(),
             **self._family_problems(),
             **self._label_problems(),
+            **self._positive_problems(),
             **self._cloze_problems(),
             **self._stream_problems(),
         }
@@ -374,6 +343,24 @@ class TaskSpec(Settings):
         if "" in labels or "" in self.label_map or "" in self.label_map.values():
             problems.setdefault("labels", "a label cannot be empty. null maps a type to O.")
         return problems
+
+    def _positive_problems(self) -> dict[str, str]:
+        """What the label that `f1` counts contradicts; where labels come from train they are not known here."""
+        if self.kind.unit != "text":
+            return {}
+        if self.positive is None:
+            missing = 'is required with score: f1: the label whose F1 counts, such as positive: "1".'
+            return {"positive": missing} if self.score == "f1" else {}
+        if self.score != "f1":
+            return {"positive": "is the label that score: f1 counts. Set that too, or remove positive."}
+        labels = self.listed_labels
+        return {} if labels is None or self.positive in labels else {"positive": not_a_label(self.positive, labels)}
+
+
+def not_a_label(positive: str, labels: Sequence[str]) -> str:
+    """Say that `f1` cannot count a label that the task does not have."""
+    hint = did_you_mean(positive, labels) or " Correct it."
+    return f'"{positive}" is not one of the {len(labels)} labels: {", ".join(labels)}.{hint}'
 
 
 class Mixture(Settings):

@@ -1,5 +1,6 @@
 """Say how far the choice of test sentences moves the difference between two systems."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import get_args
 
@@ -16,11 +17,14 @@ DRAWN_AT_A_TIME = 4_000_000
 """Sentences drawn into memory at a time, 16 bytes each. No result depends on it."""
 
 
-def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Float[ndarray, "N 3"]:
+def sentence_counts(
+    metric: Metric, gold: Tags, predicted: Tags, *, positive: str | None = None
+) -> Float[ndarray, "N 3"]:
     """Count tp, fp and fn of every sentence, as `paired_bootstrap` takes them.
 
     A wrong word of a raw task is one fp and one fn, so that F1 over the counts is the accuracy. What an answer's F1
-    lacks to 1 is an fp and an fn as well, so that F1 over the counts is the mean F1.
+    lacks to 1 is an fp and an fn as well, so that F1 over the counts is the mean F1. With `f1` the label `positive`
+    alone counts. Macro F1 is no F1 over counts: accuracy stands in for it.
     """
     assert metric in get_args(Metric), metric
     if metric == "qa_f1":
@@ -30,10 +34,17 @@ def sentence_counts(metric: Metric, gold: Tags, predicted: Tags) -> Float[ndarra
     if metric in ("span_f1", "srl_f1"):
         pairs = zip(scored_spans(metric, gold, "gold"), scored_spans(metric, predicted, "predicted"), strict=True)
         rows = [(len(wanted & found), len(found - wanted), len(wanted - found)) for wanted, found in pairs]
+    elif metric == "f1":
+        rows = [_label_counts(*pair, positive) for pair in zip(gold, predicted, strict=True)]
     else:
         wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
         rows = [(len(tags) - misses, misses, misses) for tags, misses in zip(gold, wrong, strict=True)]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def _label_counts(gold: Sequence[str], predicted: Sequence[str], label: str | None) -> tuple[int, int, int]:
+    pairs = [(a == label, b == label) for a, b in zip(gold, predicted, strict=True)]
+    return pairs.count((True, True)), pairs.count((False, True)), pairs.count((True, False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +74,7 @@ def paired_bootstrap(
     a: Float[ndarray, "N 3"],
     b: Float[ndarray, "N 3"],
     *,
+    nothing: float = 1.0,
     samples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -75,6 +87,8 @@ def paired_bootstrap(
     Args:
         a: `sentence_counts` of the first system.
         b: Those of the second, for the same sentences in the same order.
+        nothing: Figure of a test set in which neither gold nor predictions hold anything: 0 where it is the F1 of one
+            label.
         samples: Number of resamples.
         confidence: Share of resamples inside the interval, cut equally at both ends.
         seed: Seed of the resampling; equal seeds give equal intervals.
@@ -91,8 +105,9 @@ def paired_bootstrap(
     assert samples > 0 and 0 < confidence < 1
     both, rng = np.concatenate([a, b], axis=1), np.random.default_rng(seed)
     drawn = np.concatenate([_resample(both, size, rng) for size in _sizes(samples, len(a))])
-    low, high = np.quantile(_f1(drawn[:, :3]) - _f1(drawn[:, 3:]), [(1 - confidence) / 2, (1 + confidence) / 2])
-    difference = _f1(a.sum(axis=0)) - _f1(b.sum(axis=0))
+    differences = _f1(drawn[:, :3], nothing) - _f1(drawn[:, 3:], nothing)
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    difference = _f1(a.sum(axis=0), nothing) - _f1(b.sum(axis=0), nothing)
     return Difference(
         difference=float(difference), low=float(low), high=float(high), confidence=confidence, samples=samples
     )
@@ -110,7 +125,7 @@ def _resample(counts: Float[ndarray, "N 6"], size: int, rng: np.random.Generator
     return np.bincount(drawn.ravel(), minlength=size * number).reshape(size, number) @ counts
 
 
-def _f1(counts: Float[ndarray, "*K 3"]) -> Float[ndarray, "*K"]:
+def _f1(counts: Float[ndarray, "*K 3"], nothing: float) -> Float[ndarray, "*K"]:
     tp, fp, fn = counts[..., 0], counts[..., 1], counts[..., 2]
     found = 2 * tp + fp + fn
-    return np.where(found > 0, 2 * tp / np.where(found > 0, found, 1), 1.0)
+    return np.where(found > 0, 2 * tp / np.where(found > 0, found, 1), nothing)

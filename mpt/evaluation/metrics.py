@@ -1,4 +1,4 @@
-"""Score predicted tags against gold: span F1 for span tasks, F1 over arguments for predicates, accuracy for raw tasks.
+"""Score predicted tags against gold: spans by F1, arguments of predicates by F1, raw tags by accuracy or a kind of F1.
 
 There is one span F1. Gold and predictions are valid BIO2 (readers check the one, decoding makes the other), and on
 valid sequences conlleval, seqeval and seqeval's strict mode agree with the figures here. Ill-formed tags are refused,
@@ -6,7 +6,8 @@ since every repair rule would give another score. Counts are whole numbers over 
 end: a mean over batches or sentences is another figure.
 
 Figures lie in [0, 1]. Where neither gold nor predictions hold anything, a row has no figure (None), and the figure of
-the whole task is 1.0 by definition; `empty` says so.
+the whole task is 1.0 by definition; `empty` says so. The F1 of one label is 0.0 then, by
+convention, as scikit-learn has it: texts were scored, and none rightly as that label.
 """
 
 from collections import Counter
@@ -137,7 +138,8 @@ class TagScore:
     """Accuracy of one task, a word (or a text, or a choice) being right or wrong.
 
     Attributes:
-        metric: The headline figure: accuracy, or the mean F1 of the tags that occur in gold.
+        metric: The headline figure: accuracy, the mean F1 of the tags that occur in gold, or the F1 of one tag.
+        positive: That one; None for another figure.
         correct: Words with the right tag.
         tags: Counts by tag, in label order.
         confusion: Gold tag, then predicted tag, then count.
@@ -146,6 +148,7 @@ class TagScore:
     """
 
     metric: Metric
+    positive: str | None = None
     correct: int
     tags: Mapping[str, Counts]
     confusion: Confusion
@@ -160,7 +163,14 @@ class TagScore:
     @property
     def primary(self) -> float:
         """The headline figure; 1.0 where there is nothing to score."""
-        return 1.0 if self.empty else self.accuracy if self.metric == "accuracy" else self.macro_f1 or 0.0
+        if self.empty:
+            return 1.0
+        return self.accuracy if self.metric == "accuracy" else (self.total.f1 if self.total else self.macro_f1) or 0.0
+
+    @property
+    def total(self) -> Counts | None:
+        """Counts of the one tag whose F1 is the headline; None for another figure."""
+        return None if self.positive is None else self.tags[self.positive]
 
     @property
     def accuracy(self) -> float:
@@ -179,10 +189,12 @@ class TagScore:
 
     def to_json(self) -> dict[str, object]:
         """Return everything in JSON types, figures first."""
+        besides = {} if self.total is None else {"positive": self.positive, **self.total.to_json()}
         return {
             "metric": self.metric,
             "primary": self.primary,
             "empty": self.empty,
+            **besides,
             "accuracy": self.accuracy,
             "correct": self.correct,
             "macro_f1": self.macro_f1,
@@ -197,14 +209,18 @@ class TagScore:
 Score: TypeAlias = SpanScore | TagScore | QaScore
 
 
-def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = ()) -> Score:
+def score(
+    metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (), *, positive: str | None = None
+) -> Score:
     """Score a whole split of one task.
 
     Args:
-        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy` or `macro_f1` for raw ones, `qa_f1` for answers.
+        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy`, `macro_f1` or `f1` for raw ones, `qa_f1` for
+            answers.
         gold: The tags of every word of every sentence.
         predicted: As many tags for the same sentences in the same order.
         labels: The task's labels. They order the rows, and a label that occurs nowhere still gets a row.
+        positive: The label that `f1` is about; None for another metric.
 
     Raises:
         MptError: A sentence has fewer or more predicted tags than gold ones, or ill-formed BIO2 tags.
@@ -212,12 +228,13 @@ def score(metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (
     known = get_args(Metric)
     if metric not in known:
         raise MptError(f'metric "{metric}" is not one of {", ".join(known)}.{did_you_mean(metric, known)}')
+    assert (metric == "f1") == (positive is not None), "f1 is that of a label, no other metric is"
     if metric == "qa_f1":
         return qa_score(gold, predicted)
     check_lengths(gold, predicted)
     if metric in ("span_f1", "srl_f1"):
         return _score_spans(gold, predicted, labels, metric)
-    return _score_tags(gold, predicted, labels, metric)
+    return _score_tags(gold, predicted, labels, metric, positive)
 
 
 def scored_spans(metric: Metric, tags: Tags, side: str) -> Iterator[frozenset[Scored]]:
@@ -295,14 +312,15 @@ def _tagged_counts(gold: Tags, predicted: Tags) -> Counts:
     )
 
 
-def _score_tags(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric) -> TagScore:
+def _score_tags(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric, positive: str | None) -> TagScore:
     pairs: Counter[tuple[str, str]] = Counter()
     for sentence in zip(gold, predicted, strict=True):
         pairs.update(zip(*sentence, strict=True))
-    names = _ordered(labels, pairs)
+    names = _ordered(labels if positive is None else [*labels, positive], pairs)
     right = Counter({name: pairs[name, name] for name in names})
     return TagScore(
         metric=metric,
+        positive=positive,
         correct=right.total(),
         tags=_counts(names, right, pairs),
         confusion=_confusion(names, pairs),

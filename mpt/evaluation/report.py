@@ -131,7 +131,7 @@ def _grids(report: Report) -> Iterator[_Grid]:
 
 
 def _summary(report: Report) -> _Grid:
-    rows, notes = [], ["Score, in percent: micro F1 over spans (span_f1), right labels (accuracy) or macro F1."]
+    rows, notes = [], ["Score, in percent: micro F1 over spans (span_f1), right labels (accuracy), macro F1 or f1."]
     if any(task.score.metric == "srl_f1" for task in report.tasks):
         notes.append(
             "srl_f1: micro F1 over the arguments of predicates, as srl-eval.pl counts them: without the predicate "
@@ -139,16 +139,12 @@ def _summary(report: Report) -> _Grid:
         )
     for task in report.tasks:
         score = task.score
-        total = score.total if isinstance(score, SpanScore) else None
+        total = None if isinstance(score, QaScore) else score.total
         macro = "" if isinstance(score, QaScore) else f"{_percent(score.macro_f1)} ({score.macro_types})"
         headline = _percent(score.primary) + ("*" if score.empty else "")
         precision, recall = (_percent(total.precision), _percent(total.recall)) if total else ("", "")
         rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
-    notes += [
-        f"{task.task} counted by tags, V and every C- as spans of their own: {_percent(task.score.with_predicates.f1)}."
-        for task in report.tasks
-        if isinstance(task.score, SpanScore) and task.score.with_predicates is not None
-    ]
+    notes += [note for task in report.tasks for note in _beside(task)]
     if len(report.tasks) > 1:
         rows.append((f"mean of {len(report.tasks)} tasks", "", _percent(report.mean), "", "", "", ""))
     notes.append("Macro F1: mean over the labels that occur in gold, their number in brackets.")
@@ -156,6 +152,17 @@ def _summary(report: Report) -> _Grid:
         notes.append("* Neither gold nor predictions hold anything: 100 by definition.")
     columns = ("task", "metric", "score", "precision", "recall", "macro F1", "gold")
     return _Grid(title="Scores", columns=columns, rows=rows, names=2, notes=notes)
+
+
+def _beside(task: TaskReport) -> Iterator[str]:
+    """What is published beside a score, or what it is about."""
+    score = task.score
+    if isinstance(score, SpanScore) and score.with_predicates is not None:
+        figure = _percent(score.with_predicates.f1)
+        yield f"{task.task} counted by tags, V and every C- as spans of their own: {figure}."
+    if isinstance(score, TagScore) and score.total is not None:
+        lacking = ", which neither gold nor predictions hold: 0 by definition" if score.total.f1 is None else ""
+        yield f'{task.task}: F1 of the label "{score.positive}"{lacking}. Accuracy: {_percent(score.accuracy)}.'
 
 
 def _rows_by_label(task: TaskReport, score: SpanScore | TagScore) -> _Grid:

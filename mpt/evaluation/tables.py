@@ -10,6 +10,7 @@ from mpt.evaluation.comparison import Summary, summarise
 MEGA = 1e6
 BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "qa_f1": ("exact match", ("exact_match",)),
+    "f1": ("accuracy", ("accuracy",)),
     "srl_f1": ("with V", ("with_predicates", "f1")),
 }
 """What is published beside a score: its name, and where a report has it."""

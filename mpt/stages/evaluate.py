@@ -123,7 +123,8 @@ def _print_comparison(
     """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
     console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
     for mine, yours in zip(tasks, other_tasks, strict=True):
-        result = paired_bootstrap(_counts(saved, mine, split), _counts(other, yours, split))
+        counts = _counts(saved, mine, split), _counts(other, yours, split)
+        result = paired_bootstrap(*counts, nothing=0.0 if mine.task.metric == "f1" else 1.0)
         console.print(
             f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
             f"{100 * result.low:+.2f} to {100 * result.high:+.2f}",
@@ -134,4 +135,5 @@ def _print_comparison(
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
     task = encoded.task
     predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
-    return sentence_counts(task.metric, encoded.gold(split, range(len(predicted))), predicted)
+    gold = encoded.gold(split, range(len(predicted)))
+    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)

@@ -397,6 +397,22 @@ def test_a_test_split_is_taken_out_of_train_too(tmp_path):
     assert without.splits["train"] == task.splits["train"]
 
 
+def test_the_label_that_f1_counts_is_one_of_train(tmp_path):
+    lines = [json.dumps({"text": f"text {n}", "label": n % 2}) for n in range(4)]
+    for name in ("all.jsonl", "dev.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    text = (
+        "version: 1\nname: m\ntasks:\n  t: {family: classification, format: jsonl, files: {train: all.jsonl, "
+        'dev: dev.jsonl}, score: f1, positive: "%s"}\n'
+    )
+    (tmp_path / "m.yaml").write_text(text % "1")
+    (task,), _ = load_tasks(load_manifest(tmp_path / "m.yaml"))
+    assert (task.metric, task.spec.positive, task.labels) == ("f1", "1", ("0", "1"))
+    (tmp_path / "m.yaml").write_text(text % "2")
+    with pytest.raises(DataError, match=r'tasks.t.positive: "2" is not one of the 2 labels: 0, 1. Correct it.'):
+        load_tasks(load_manifest(tmp_path / "m.yaml"))
+
+
 # The header and a line of each published layout, its texts, its label and its files; made up, as the data are not ours.
 GLUE_HEADER = "index\tpromptID\tpairID\tgenre\tparse\tsentence1\tsentence2\tlabel1\tgold_label"
 PUBLISHED = {

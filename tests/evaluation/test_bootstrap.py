@@ -29,6 +29,18 @@ def test_sentence_counts_of_raw_tags_give_accuracy_as_f1():
     assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(score("accuracy", gold, predicted).primary)
 
 
+def test_sentence_counts_of_one_label_sum_to_its_f1():
+    gold, predicted = [["1"], ["1"], ["0"], ["0"]], [["1"], ["0"], ["1"], ["0"]]
+    counts = sentence_counts("f1", gold, predicted, positive="1")
+    assert counts.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    nothing = (
+        sentence_counts("f1", [["0"]], [["0"]], positive="1"),
+        sentence_counts("f1", [["0"]], [["1"]], positive="1"),
+    )
+    assert paired_bootstrap(*nothing, samples=10).difference == 1, "neither holds anything"
+    assert paired_bootstrap(*nothing, nothing=0.0, samples=10).difference == 0, "as the score has it"
+
+
 def test_difference_is_that_of_the_two_scores():
     worse = [["O"] * 3, *PREDICTED[1:]]
     result = paired_bootstrap(*(sentence_counts("span_f1", GOLD, tags) for tags in (PREDICTED, worse)), samples=10)

@@ -1,4 +1,5 @@
 import json
+import random
 from time import perf_counter
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
+from sklearn.metrics import f1_score
 
 from mpt.data.tags import Span, bio_from_spans
 from mpt.errors import MptError
@@ -186,6 +188,23 @@ def test_accuracy_and_rows_by_tag():
     assert result.tags["X"].f1 is None
     assert result.confusion == {"DET": {"DET": 1}, "NOUN": {"VERB": 1}, "VERB": {"VERB": 1}}
     assert (result.macro_f1, result.macro_types) == (pytest.approx((1 + 0 + 2 / 3) / 3), 3)
+
+
+def test_f1_of_one_label_is_scikit_learns():
+    rng = random.Random(0)
+    for _ in range(200):
+        size, labels = rng.randrange(1, 12), "ab" if rng.random() < 0.5 else "abc"
+        gold, predicted = ([rng.choice(labels) for _ in range(size)] for _ in range(2))
+        (wanted,) = f1_score(gold, predicted, labels=["a"], average=None, zero_division=0)
+        result = score("f1", [[it] for it in gold], [[it] for it in predicted], ("b", "a"), positive="a")
+        assert result.primary == pytest.approx(wanted)
+
+
+def test_f1_of_a_label_that_occurs_nowhere_is_zero():
+    result = score("f1", [["b"]], [["b"]], ("b",), positive="a")
+    assert (result.primary, result.total.f1, result.accuracy, result.empty) == (0.0, None, 1.0, False)
+    assert result.to_json() | {"positive": "a", "metric": "f1", "f1": None} == result.to_json()
+    assert "positive" not in score("macro_f1", [["b"]], [["b"]], ("b",)).to_json()
 
 
 def test_part_of_speech_tags_have_no_span_f1():

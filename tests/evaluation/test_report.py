@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -87,6 +88,25 @@ def test_pipe_gets_plain_ascii(report):
     assert text.isascii()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_f1_of_one_label_is_told_with_its_label_and_with_accuracy():
+    gold, predicted = [["1"], ["1"], ["0"], ["0"]], [["1"], ["0"], ["0"], ["0"]]
+    one = TaskReport(
+        task="mrpc",
+        split="test",
+        score=score("f1", gold, predicted, ("0", "1"), positive="1"),
+        windows=4,
+        unseen_words=0,
+        digests={},
+    )
+    text = printed(Report(about={}, tasks=(one,)))
+    assert ["mrpc", "f1", "66.67", "100.00", "50.00", "73.33", "(2)", "4"] in rows(text)
+    assert 'mrpc: F1 of the label "1". Accuracy: 75.00.' in text
+    none = replace(one, score=score("f1", [["0"]], [["0"]], ("0", "1"), positive="1"))
+    assert 'label "1", which neither gold nor predictions hold: 0 by definition. Acc' in printed(
+        Report(about={}, tasks=(none,))
+    )
 
 
 def test_real_terminal_gets_bold_headers(report):
