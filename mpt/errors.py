@@ -98,6 +98,11 @@ def merged(errors: Sequence[MptError]) -> MptError:
     return (kinds.pop() if len(kinds) == 1 else DataError)(problems)
 
 
+def placed(error: MptError, place: str) -> DataError:
+    """Put a place in front of every problem; "" is none."""
+    return DataError([f"{place}: {problem}" if place else problem for problem in error.problems])
+
+
 def every(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`work` of every item, in order; all are tried, and what is wrong with any of them is raised at once."""
     results: list[Result] = []

@@ -11,12 +11,14 @@ FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "fields": ("jsonl", "jsonl_spans", "parquet", "hub", "csv"),
     "quoted": ("csv",),
     "label_of": ("text",),
+    "each": ("jsonl",),
 }
 
 # Fields that have a meaning where words have tags, examples labels, sentences choices or a predicate, texts a label.
 WORD_FIELDS = ("columns", "scheme", "repair", "no_piece")
 LABEL_FIELDS = ("labels", "label_map", "on_unseen_label")
 CHOICE_FIELDS = ("questions",)
+WHOLE_FIELDS = ("each",)
 PREDICATE_FIELDS = ("predicate",)
 PASSAGE_FIELDS = ("stride", "max_question", "max_answer", "no_answer", "no_answer_above", "on_bad_answer")
 TEXT_FIELDS = ("verbalizer", "template", "positive")
@@ -34,6 +36,8 @@ def has_meaning(field: str, family: Family, form: str) -> bool:
         return family.predicate
     if field in PASSAGE_FIELDS:
         return family.unit == "passage"
+    if field in WHOLE_FIELDS:
+        return family.unit in ("text", "choices")
     if field in TEXT_FIELDS:
         return family.unit == "text"
     return field not in CHOICE_FIELDS or family.unit == "choices"

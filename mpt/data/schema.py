@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 from mpt.data.columns import CONLLU_COLUMNS
 from mpt.data.families import FAMILIES, Family, FamilyName, Metric
 from mpt.data.meaning import FORMATS_OF_FIELD, has_meaning
-from mpt.data.schema_source import Columns, Fields, Files, HubSource
+from mpt.data.schema_source import Columns, Each, Fields, Files, HubSource
 from mpt.data.source import SPAN_FORMATS, Format
 from mpt.data.tags import Repair, Scheme
 from mpt.data.template import default_template, template_problem, verbalizer_problem
@@ -55,6 +55,7 @@ class TaskSpec(Settings):
     format: Literal[Format, "hub", "csv", "squad"] = "conll"
     columns: Columns | None = None
     fields: Fields = Field(default_factory=Fields)
+    each: Each | None = None
     quoted: bool = True
     label_of: dict[str, str] = Field(default_factory=dict)
     questions: dict[str, str] = Field(default_factory=dict)
@@ -186,11 +187,11 @@ class TaskSpec(Settings):
             )
         taken = self.dev_fraction is not None or self.test_fraction is not None
         if self.dev_by == "document" and not (
-            taken and (self.docstart or self.fields.document is not None or self.format == "squad")
+            taken and (self.docstart or self.fields.document is not None or self.each or self.format == "squad")
         ):
             problems["dev_by"] = (
-                "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document) or "
-                "fields.document (the field that names it)."
+                "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document), "
+                "fields.document (the field that names it) or each (whose lines are documents)."
             )
         if self.sha256 and self.files is None:
             problems["sha256"] = "hashes belong to files; a hub source is pinned by its revision."
@@ -271,6 +272,11 @@ class TaskSpec(Settings):
             problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
         if kind.unit == "passage" and "no_answer_above" in self.model_fields_set and not self.no_answer:
             problems["no_answer_above"] = "needs no_answer: true, for questions that may have no answer. Set it too."
+        label = str(self.fields.label)
+        if self.each is not None and (not label.startswith(f"{self.each}.") or label == f"{self.each}."):
+            problems["fields.label"] = (
+                f'"{label}" is in no item of each. Write {self.each}.label, if it is called label.'
+            )
         if kind.unit == "choices" and self.questions and self.fields.question is None:
             problems["questions"] = "needs fields.question, the field whose value they stand for."
         return problems

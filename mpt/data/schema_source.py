@@ -40,6 +40,16 @@ TextField = Annotated[FieldName, AfterValidator(_composable)]
 """Where a whole text is: a field, one inside of others (`target.span1_text`), or several (`{word}: {sentence1}`)."""
 
 
+def _dotted(value: str) -> str:
+    if not all(value.split(".")):
+        raise ValueError(f'"{value}" has nothing before, between or after its dots. Write names of fields: a.b.')
+    return value
+
+
+Each = Annotated[str, AfterValidator(_dotted)]
+"""Path of the lists inside of a JSON line whose items are the examples: `passage.questions.answers`."""
+
+
 class Files(Settings):
     """Data files of a task below the manifest's root: a path, a glob or a list of them for each split."""
 

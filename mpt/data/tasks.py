@@ -176,6 +176,7 @@ def text_source(spec: TaskSpec, *, label: str | None = None, labelled: bool = Tr
         quoted=spec.quoted,
         encoding=spec.encoding,
         label=label,
+        each=spec.each,
         questions=spec.questions,
         labelled=labelled,
     )

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from typing import Any, Literal
 from mpt.data.example import TextExample
 from mpt.data.families import Unit
 from mpt.data.jsonlines import member, read_objects
+from mpt.data.nested import Part, parts_of
 from mpt.data.schema_source import Fields
 from mpt.data.source import Problems, quoted, read_text, split_lines
-from mpt.errors import DataError
+from mpt.errors import DataError, every, placed
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 csv.field_size_limit(1 << 24)  # passages of books occur; the default is 128 KiB
 
 
@@ -35,6 +37,7 @@ class TextSource:
         quoted: Whether fields of csv may stand in double quotes; else quotes are plain characters.
         encoding: A codec of Python.
         label: Label of all texts of the file; None where each has its own.
+        each: Path of the lists inside of an object of jsonl whose items are the examples; None where it is one itself.
         questions: Text that stands for each value of `fields.question`; a value without one is a text itself.
         labelled: Whether labels are read.
     """
@@ -46,6 +49,7 @@ class TextSource:
     quoted: bool = True
     encoding: str = "utf-8"
     label: str | None = None
+    each: str | None = None
     questions: Mapping[str, str]
     labelled: bool = True
 
@@ -53,6 +57,21 @@ class TextSource:
     def separator(self) -> str:
         """The character between columns of csv."""
         return "\t" if self.delimiter == "tab" else self.delimiter
+
+    @property
+    def label_name(self) -> str:
+        """Name of the label in the object that is an example."""
+        return str(self.fields.label).removeprefix(f"{self.each}.")
+
+    def parts(self, record: "Record") -> list[Part]:
+        """Return what the examples of an object are read from, and written to.
+
+        Raises:
+            DataError: There is no such list, or it does not hold objects.
+        """
+        if self.each is None or self.format != "jsonl":
+            return [Part(own=record, view=record)]
+        return parts_of(record, self.each)
 
 
 def read_texts(path: Path, source: TextSource) -> list[TextExample]:
@@ -68,17 +87,24 @@ def read_texts(path: Path, source: TextSource) -> list[TextExample]:
     examples: list[TextExample] = []
     for line, record in _RECORDS[source.format](text, source, problems):
         try:
-            inputs, tags = (_choices if source.unit == "choices" else _text)(record, source)
-            document = _document(record, source, documents)
+            read = partial(_example, source=source, path=str(path), line=line, documents=documents)
+            examples += every(read, source.parts(record))
         except DataError as error:
             for problem in error.problems:
                 problems.add(line, problem)
-        else:
-            examples.append(TextExample(inputs=inputs, tags=tags, path=str(path), lines=(line,), document=document))
     if not examples and not problems:
         problems.add(0, "no text in this file")
     problems.raise_any()
     return examples
+
+
+def _example(part: Part, *, source: TextSource, path: str, line: int, documents: dict[str, int]) -> TextExample:
+    try:
+        inputs, tags = (_choices if source.unit == "choices" else _text)(part, source)
+        document = _document(part, source, line, documents)
+    except DataError as error:
+        raise placed(error, part.place) from None
+    return TextExample(inputs=inputs, tags=tags, path=path, lines=(line,), document=document)
 
 
 def _csv_records(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
@@ -133,26 +159,27 @@ _RECORDS: Mapping[str, Callable[[str, TextSource, Problems], Iterator[tuple[int,
 }
 
 
-def _text(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+def _text(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
     """One text or a pair, and its label."""
     if source.format == "text":
-        texts: tuple[str, ...] = (_string(record, "text"),)
+        texts: tuple[str, ...] = (_string(part.view, "text"),)
     else:
         names = [source.fields.text] + ([] if source.fields.pair is None else [source.fields.pair])
-        texts = tuple(_composed(record, str(name)) for name in names)
+        texts = tuple(_composed(part.view, str(name)) for name in names)
     if not source.labelled:
         return (texts,), None
-    return (texts,), (source.label or _label(record, str(source.fields.label)),)
+    return (texts,), (source.label or _label(part.own, source.label_name),)
 
 
-def _choices(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+def _choices(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
     """A pair of context and choice for each choice, and the number of the right one."""
+    record = part.view
     context = _composed(record, str(source.fields.text))
     if source.fields.question is not None:
         question = _string(record, source.fields.question)
         context = f"{context} {source.questions.get(question, question)}"
     names = source.fields.choices
-    choices = member(record, names[0]) if len(names) == 1 else [_string(record, name) for name in names]
+    choices = _inner(record, names[0]) if len(names) == 1 else [_string(record, name) for name in names]
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise DataError(f"{names[0]} must be a list of texts, got {quoted(json.dumps(choices))}")
     if len(choices) < 2:
@@ -160,16 +187,16 @@ def _choices(record: Record, source: TextSource) -> tuple[tuple[tuple[str, ...],
     inputs = tuple((context, choice) for choice in choices)
     if not source.labelled:
         return inputs, None
-    label = member(record, str(source.fields.label))
+    label = member(part.own, source.label_name)
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(choices):
         raise DataError(
-            f"{source.fields.label} must be the number of a choice, 0 to {len(choices) - 1}, got "
+            f"{source.label_name} must be the number of a choice, 0 to {len(choices) - 1}, got "
             f"{quoted(json.dumps(label))}"
         )
     return inputs, (str(label),)
 
 
-def _composed(record: Record, name: str) -> str:
+def _composed(record: Mapping[str, Any], name: str) -> str:
     """A text that is one field, or several and what stands between them, as in `{word}: {sentence1}`."""
     parts = re.split(r"\{([^{}]+)\}", name)
     if len(parts) == 1:
@@ -178,7 +205,7 @@ def _composed(record: Record, name: str) -> str:
     return "".join(_string(record, part) if number % 2 else part for number, part in enumerate(parts))
 
 
-def _string(record: Record, name: str) -> str:
+def _string(record: Mapping[str, Any], name: str) -> str:
     value = _inner(record, name)
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
@@ -189,7 +216,7 @@ def _string(record: Record, name: str) -> str:
     return value
 
 
-def _label(record: Record, name: str) -> str:
+def _label(record: Mapping[str, Any], name: str) -> str:
     """A label as text; JSON's true, false and whole numbers are labels too."""
     value = _field(record, name)
     if isinstance(value, bool):
@@ -201,13 +228,13 @@ def _label(record: Record, name: str) -> str:
     return value
 
 
-def _field(record: Record, name: str) -> Any:
+def _field(record: Mapping[str, Any], name: str) -> Any:
     if name.isdigit() and name not in record:
         raise DataError(f"no column {name}, the row has {len(record)} (counted from 0)")
     return member(record, name)
 
 
-def _inner(record: Record, name: str) -> Any:
+def _inner(record: Mapping[str, Any], name: str) -> Any:
     """A field, or with a dot in its name one of an object inside."""
     outer, dot, rest = name.partition(".")
     if not dot or name in record or outer not in record:
@@ -218,8 +245,8 @@ def _inner(record: Record, name: str) -> Any:
     return _inner(inner, rest)
 
 
-def _document(record: Record, source: TextSource, numbers: dict[str, int]) -> int | None:
-    """Number of the document that a field names, in order of first occurrence."""
-    if source.fields.document is None or source.format == "text":
-        return None
-    return numbers.setdefault(_string(record, str(source.fields.document)), len(numbers))
+def _document(part: Part, source: TextSource, line: int, numbers: dict[str, int]) -> int | None:
+    """Number of the document that a field names, in order of first occurrence; a line of several examples is one."""
+    if source.format == "text" or source.fields.document is None:
+        return line if part.place else None
+    return numbers.setdefault(_string(part.view, str(source.fields.document)), len(numbers))

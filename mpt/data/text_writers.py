@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from mpt.data.example import TextExample
 from mpt.data.jsonlines import parse_json
@@ -18,8 +19,9 @@ def write_answers(
 ) -> None:
     """Write the predictions for all texts of a file.
 
-    CSV comes back with its column of labels replaced, or with one appended; JSON lines with their label replaced or
-    added (a number where choices are numbered); plain lines become JSON lines with `text` and `label`.
+    CSV comes back with its column of labels replaced, or with one appended; JSON lines with their labels replaced or
+    added where they belong (a number where choices are numbered), also inside of lists that hold the examples; plain
+    lines become JSON lines with `text` and `label`.
 
     Args:
         path_in: The file that the examples were read from. It is not changed.
@@ -34,21 +36,24 @@ def write_answers(
     assert len(examples) == len(answers), f"{len(answers)} predictions for {len(examples)} examples"
     refuse_input(path_in, path_out)
     text = read_text(path_in, source.encoding)
-    by_line = {example.lines[0]: answer for example, answer in zip(examples, answers, strict=True)}
+    by_line: dict[int, list[str]] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        by_line.setdefault(example.lines[0], []).append(answer)
     if source.format == "csv":
         write_whole(path_out, _csv(text, source, by_line), source.encoding)
     else:
         write_whole(path_out, _json_lines(text, source, by_line), "utf-8")
 
 
-def _json_lines(text: str, source: TextSource, answers: Mapping[int, str]) -> str:
-    objects: list[dict[str, object]] = []
+def _json_lines(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> str:
+    objects: list[dict[str, Any]] = []
     for number, line in enumerate(split_lines(text), 1):
         if number not in answers:
             continue
-        record: dict[str, object] = {"text": line} if source.format == "text" else parse_json(line)
-        name = str(source.fields.label)
-        record[name] = _typed(answers[number], record.get(name), numbered=source.unit == "choices")
+        record: dict[str, Any] = {"text": line} if source.format == "text" else parse_json(line)
+        for part, answer in zip(source.parts(record), answers[number], strict=True):
+            gold = part.own.get(source.label_name)
+            part.own[source.label_name] = _typed(answer, gold, numbered=source.unit == "choices")
         objects.append(record)
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in objects)
 
@@ -60,7 +65,7 @@ def _typed(answer: str, gold: object, *, numbered: bool) -> object:
     return int(answer) if numbered or (isinstance(gold, int) and answer.isdigit()) else answer
 
 
-def _csv(text: str, source: TextSource, answers: Mapping[int, str]) -> str:
+def _csv(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> str:
     """All rows again, quoted where the layout has quotes and a field needs them."""
     rows = [(line, row) for line, row in csv_rows(text, source) if row]
     name = source.fields.label
@@ -72,5 +77,5 @@ def _csv(text: str, source: TextSource, answers: Mapping[int, str]) -> str:
         out, delimiter=source.separator, quoting=quoting, lineterminator="\n", quotechar='"' if source.quoted else None
     )
     for line, row in rows:
-        writer.writerow([*row[:column], answers.get(line, str(name)), *row[column + 1 :]])
+        writer.writerow([*row[:column], *answers.get(line, [str(name)]), *row[column + 1 :]])
     return out.getvalue()

@@ -412,6 +412,27 @@ CASES = (
     ),
     Case(
         topic="Whole texts and choices",
+        what="Lists of examples in a line that are missing, empty or hold no objects",
+        change=lambda: texts(
+            "jsonl",
+            '{"asked": [{"answers": [{"text": "Ada", "label": 1}, "Bob"]}, {"answers": []}, {"replies": []}]}\n',
+            each="asked.answers",
+            fields={"text": "asked.answers.text", "label": "asked.answers.label"},
+        ),
+        parts=(
+            "data/texts.txt:1: asked[0].answers[1] must be an object",
+            "data/texts.txt:1: asked[1].answers is an empty list, which gives no example",
+            'data/texts.txt:1: asked[2]: no field "answers" among replies',
+        ),
+    ),
+    Case(
+        topic="Whole texts and choices",
+        what="The F1 of a label that the task does not have",
+        change=lambda: texts("csv", "text,label\na,spam\nb,ham\n", score="f1", positive="spma"),
+        parts=('tasks.texts.positive: "spma" is not one of the 2 labels: spam, ham. Did you mean "spam"?',),
+    ),
+    Case(
+        topic="Whole texts and choices",
         what="Texts put together from a field that there is not, or from one inside of what is no object",
         change=lambda: texts(
             "jsonl",

@@ -413,6 +413,21 @@ def test_the_label_that_f1_counts_is_one_of_train(tmp_path):
         load_tasks(load_manifest(tmp_path / "m.yaml"))
 
 
+def test_the_examples_of_a_line_stay_on_one_side(tmp_path):
+    lines = [
+        {"about": f"p{n}", "asked": [{"text": f"{n} {i}", "label": "x"} for i in range(1 + n % 4)]} for n in range(30)
+    ]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "m.yaml").write_text(
+        "version: 1\nname: m\ntasks:\n  t: {family: classification, format: jsonl, files: {train: all.jsonl}, "
+        "each: asked, fields: {text: asked.text, label: asked.label}, dev_fraction: 0.3, dev_by: document}\n"
+    )
+    (task,), notices = load_tasks(load_manifest(tmp_path / "m.yaml"))
+    train, dev = ({it.document for it in task.splits[split]} for split in ("train", "dev"))
+    assert not train & dev and len(train | dev) == 30
+    assert len(task.splits["dev"]) == 22, notices
+
+
 # The header and a line of each published layout, its texts, its label and its files; made up, as the data are not ours.
 GLUE_HEADER = "index\tpromptID\tpairID\tgenre\tparse\tsentence1\tsentence2\tlabel1\tgold_label"
 PUBLISHED = {
@@ -451,6 +466,21 @@ PUBLISHED = {
         ("It: It@ fell.", "the cup"),
         "true",
         ("superglue/WSC/train.jsonl", "superglue/WSC/val.jsonl"),
+    ),
+    ("paper_superglue", "cb"): (
+        "",
+        '{"premise": "It@ may rain.", "hypothesis": "it rains", "label": "neutral", "idx": 0}',
+        ("It@ may rain.", "it rains"),
+        "neutral",
+        ("superglue/CB/train.jsonl", "superglue/CB/val.jsonl"),
+    ),
+    ("paper_superglue", "multirc"): (
+        "",
+        '{"idx": 0, "version": 1.1, "passage": {"text": "It@ fell.", "questions": [{"question": "What fell?", '
+        '"answers": [{"text": "It", "idx": 0, "label": 1}], "idx": 0}]}}',
+        ("It@ fell.", "What fell? It"),
+        "1",
+        ("superglue/MultiRC/train.jsonl", "superglue/MultiRC/val.jsonl"),
     ),
 }
 

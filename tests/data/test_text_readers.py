@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mpt.data.schema_source import Fields
@@ -87,6 +89,50 @@ def test_texts_are_put_together_from_fields_also_of_inner_objects(tmp_path):
     assert choice.inputs == (("<x>", "c"), ("<x>", "d")), "a field of that very name comes first"
     (row,) = read(tmp_path, "#1 String,x,label\na,b,c\n", source(fields={"text": "{#1 String} ({x})"}))
     assert row.inputs == (("a (b)",),)
+
+
+EACH = "passage.questions.answers"
+ANSWERS = {"text": "passage.text", "pair": f"{{passage.questions.question}} {{{EACH}.text}}", "label": f"{EACH}.label"}
+PASSAGE = '{"idx": %d, "passage": {"text": "p%d", "questions": [%s]}}\n'
+QUESTION = '{"question": "q1?", "answers": [{"text": "a", "label": 0}, {"text": "b", "label": 1}]}'
+
+
+def test_items_of_inner_lists_are_examples_and_their_line_a_document(tmp_path):
+    other = QUESTION.replace("q1", "q2").replace(', {"text": "b", "label": 1}', "")
+    content = PASSAGE % (0, 0, f"{QUESTION}, {other}") + "\n" + PASSAGE % (1, 1, other)
+    found = read(tmp_path, content, source("jsonl", fields=ANSWERS, each=EACH))
+    assert [(it.inputs[0], it.tags, it.lines, it.document) for it in found] == [
+        (("p0", "q1? a"), ("0",), (1,), 1),
+        (("p0", "q1? b"), ("1",), (1,), 1),
+        (("p0", "q2? a"), ("0",), (1,), 1),
+        (("p1", "q2? a"), ("0",), (3,), 3),
+    ]
+    named = read(
+        tmp_path, content, source("jsonl", fields=ANSWERS | {"document": "passage.questions.question"}, each=EACH)
+    )
+    assert [it.document for it in named] == [0, 0, 1, 1]
+
+
+def test_choices_may_stand_in_inner_lists(tmp_path):
+    fields = {"text": "{story} {asked.what}", "choices": "asked.options", "label": "asked.right"}
+    asked = [{"what": "q", "options": ["a", "b"], "right": 1}, {"what": "r", "options": ["c", "d"], "right": 0}]
+    line = json.dumps({"story": "s", "asked": asked})
+    found = read(tmp_path, line, source("jsonl", unit="choices", fields=fields, each="asked"))
+    assert [(it.inputs, it.tags) for it in found] == [
+        ((("s q", "a"), ("s q", "b")), ("1",)),
+        ((("s r", "c"), ("s r", "d")), ("0",)),
+    ]
+
+
+def test_what_is_wrong_in_inner_lists_is_told_with_line_and_path(tmp_path):
+    wrong = '{"question": "q", "answers": [{"text": " ", "label": 0}, {"text": "b"}, {"text": "c", "label": 1.5}]}'
+    content = PASSAGE % (0, 0, QUESTION) + PASSAGE % (1, 1, f"{QUESTION}, {wrong}") + PASSAGE % (2, 2, "")
+    assert problems(tmp_path, content, source("jsonl", fields=ANSWERS, each=EACH)) == [
+        f":2: passage.questions[1].answers[0]: {EACH}.text is empty",
+        ':2: passage.questions[1].answers[1]: no field "label" among text.',
+        ':2: passage.questions[1].answers[2]: label must be a label, got "1.5"',
+        ":3: passage.questions is an empty list, which gives no example. Fill it, or remove what it belongs to",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,64 @@ def test_predictions_of_texts_come_back_as_csv(mixed, tmp_path):
     assert (tmp_path / "labelled.csv").read_text() == 'body,about\nto Kiev,place\n"of, Ada",person\n'
 
 
+def write_answers(path, seed, count=30):
+    """Passages with questions, whose answers are right where they are places."""
+    rng = Random(seed)
+    lines = []
+    for number in range(count):
+        asked = [[{"text": (name := rng.choice(PLACES + PEOPLE)), "label": int(name in PLACES)} for _ in range(2)]] * 2
+        questions = [{"question": "where", "answers": answers} for answers in asked]
+        lines.append(json.dumps({"idx": number, "passage": {"text": "of", "questions": questions}}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def answers_of(path):
+    """Texts and labels of all answers of a file, in order."""
+    passages = [json.loads(line)["passage"] for line in path.read_text().splitlines()]
+    return [(it["text"], it["label"]) for one in passages for asked in one["questions"] for it in asked["answers"]]
+
+
+def test_answers_inside_of_lines_are_learnt_scored_by_f1_and_written_back(world, tmp_path):
+    from dataclasses import replace
+
+    files = {split: f"{split}.jsonl" for split in ("train", "test")}
+    for name in files.values():
+        write_answers(tmp_path / name, name)
+    each = "passage.questions.answers"
+    fields = {
+        "text": "passage.text",
+        "pair": f"{{passage.questions.question}} {{{each}.text}}",
+        "label": f"{each}.label",
+    }
+    spec = {"family": "classification", "format": "jsonl", "files": files, "each": each, "fields": fields}
+    spec |= {"score": "f1", "positive": "1", "dev_fraction": 0.2, "dev_by": "document"}
+    declared = {"version": 1, "name": "multirc", "root": ".", "tasks": {"multirc": spec}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(declared))
+    backbone = write_bert(tmp_path / "backbone", initializer_range=0.3)
+    own = replace(world, data=tmp_path, run=tmp_path / "run", backbone=backbone)
+    scores = run_pretrain(own, own.run, training__steps=40, evaluation__every_steps=20, prompt__dropout=0.0)
+    assert scores["multirc"].metric == "f1" and scores["multirc"].primary > 0.9
+    evaluate(
+        own.run,
+        tmp_path / "mixture.yaml",
+        tasks=[],
+        split="test",
+        out=tmp_path / "report",
+        backbone=None,
+        against=own.run,
+        console=quiet(),
+    )
+    (report,) = json.loads((tmp_path / "report" / "evaluation-test.json").read_text())["tasks"]
+    assert (report["metric"], report["positive"], report["words"]) == ("f1", "1", 120)
+    predictor = Predictor(open_saved(own.run), "multirc")
+    count, _ = predictor.predict_file(tmp_path / "test.jsonl", predictor.source, tmp_path / "out.jsonl")
+    gold, found = (answers_of(tmp_path / name) for name in ("test.jsonl", "out.jsonl"))
+    assert count == len(gold) == 120 and [text for text, _ in gold] == [text for text, _ in found]
+    pairs = [(a, b) for (_, a), (_, b) in zip(gold, found, strict=True)]
+    tp, fp, fn = (pairs.count(pair) for pair in ((1, 1), (0, 1), (1, 0)))
+    assert report["primary"] == pytest.approx(2 * tp / (2 * tp + fp + fn)) and report["primary"] > 0.9
+
+
 def test_predictions_of_choices_come_back_as_numbers(mixed, tmp_path):
     world, _ = mixed
     saved = open_saved(world.run)
