@@ -72,5 +72,5 @@ FAMILIES: Mapping[FamilyName, Family] = {
     "srl": Family(unit="words", metrics=("srl_f1", "span_f1"), formats=("props", "jsonl"), spans=True, predicate=True),
     "classification": Family(unit="text", metrics=("accuracy", "macro_f1", "f1"), formats=("csv", "jsonl", "text")),
     "choice": Family(unit="choices", metrics=("accuracy",), formats=("jsonl",), columns=("choice",)),
-    "qa": Family(unit="passage", metrics=("qa_f1",), formats=("squad",), columns=("start", "end")),
+    "qa": Family(unit="passage", metrics=("qa_f1",), formats=("squad", "record"), columns=("start", "end")),
 }

@@ -11,6 +11,8 @@ FORMATS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "fields": ("jsonl", "jsonl_spans", "parquet", "hub", "csv"),
     "quoted": ("csv",),
     "label_of": ("text",),
+    "no_answer": ("squad",),
+    "no_answer_above": ("squad",),
     "each": ("jsonl",),
 }
 

@@ -52,7 +52,7 @@ class TaskSpec(Settings):
     dev_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     test_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
     dev_by: Literal["sentence", "document"] = "sentence"
-    format: Literal[Format, "hub", "csv", "squad"] = "conll"
+    format: Literal[Format, "hub", "csv", "squad", "record"] = "conll"
     columns: Columns | None = None
     fields: Fields = Field(default_factory=Fields)
     each: Each | None = None
@@ -186,9 +186,8 @@ class TaskSpec(Settings):
                 "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
             )
         taken = self.dev_fraction is not None or self.test_fraction is not None
-        if self.dev_by == "document" and not (
-            taken and (self.docstart or self.fields.document is not None or self.each or self.format == "squad")
-        ):
+        documents = self.docstart or self.fields.document is not None or self.each or self.kind.unit == "passage"
+        if self.dev_by == "document" and not (taken and documents):
             problems["dev_by"] = (
                 "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document), "
                 "fields.document (the field that names it) or each (whose lines are documents)."
@@ -270,7 +269,7 @@ class TaskSpec(Settings):
             problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
         if kind.predicate and ("V" in self.label_map or "V" in self.label_map.values()):
             problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
-        if kind.unit == "passage" and "no_answer_above" in self.model_fields_set and not self.no_answer:
+        if self.format == "squad" and "no_answer_above" in self.model_fields_set and not self.no_answer:
             problems["no_answer_above"] = "needs no_answer: true, for questions that may have no answer. Set it too."
         label = str(self.fields.label)
         if self.each is not None and (not label.startswith(f"{self.each}.") or label == f"{self.each}."):

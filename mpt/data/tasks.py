@@ -15,10 +15,10 @@ from mpt.data.files import find_files, verify_digests
 from mpt.data.hub import read_hub
 from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
 from mpt.data.manifest import Manifest
+from mpt.data.questions import QaSource, read_questions
 from mpt.data.readers import SourceFormat, read_sentences
 from mpt.data.schema import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
-from mpt.data.squad import SquadSource, read_squad
 from mpt.data.tags import Scheme
 from mpt.data.text_readers import TextSource, read_texts
 from mpt.errors import DataError, every
@@ -143,7 +143,9 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
 def source_format(spec: TaskSpec) -> SourceFormat:
     """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
     columns = spec.columns
-    assert spec.kind.unit == "words" and spec.format not in ("csv", "text", "squad"), "they have a source of their own"
+    assert spec.kind.unit == "words" and spec.format not in ("csv", "text", "squad", "record"), (
+        "they have a source of their own"
+    )
     return SourceFormat(
         format="jsonl" if spec.format == "hub" else spec.format,
         scheme=spec.tag_scheme,
@@ -188,10 +190,15 @@ def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def squad_source(spec: TaskSpec, *, labelled: bool = True) -> SquadSource:
-    """Return how a task's SQuAD documents are read."""
-    return SquadSource(
-        encoding=spec.encoding, no_answer=spec.no_answer, on_bad_answer=spec.on_bad_answer, labelled=labelled
+def qa_source(spec: TaskSpec, *, labelled: bool = True) -> QaSource:
+    """Return how a task's files of questions are read."""
+    assert spec.format in ("squad", "record"), "the schema refuses others"
+    return QaSource(
+        format=spec.format,
+        encoding=spec.encoding,
+        no_answer=spec.no_answer,
+        on_bad_answer=spec.on_bad_answer,
+        labelled=labelled,
     )
 
 
@@ -216,7 +223,7 @@ def _read_file(spec: TaskSpec, name: str, path: Path) -> tuple[Sequence[Example]
     if spec.kind.unit == "words":
         return read_sentences(path, source_format(spec)), []
     if spec.kind.unit == "passage":
-        return read_squad(path, squad_source(spec))
+        return read_questions(path, qa_source(spec))
     labels = [label for entry, label in spec.label_of.items() if fnmatchcase(name, entry)]
     if spec.format == "text" and not labels:
         raise DataError(f"{path}: no label for this file. Add label_of.{name} to the manifest")

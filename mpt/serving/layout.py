@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
+from mpt.data.questions import QaFormat, QaSource
 from mpt.data.source import Format, SourceFormat
-from mpt.data.squad import SquadSource
 from mpt.errors import ConfigError, did_you_mean
 from mpt.serving.predictor import Predictor, Source
 
@@ -40,8 +40,10 @@ def input_layout(
                 f'--format "{name}": a task of family {predictor.spec.family} reads {", ".join(formats)}.'
                 f"{did_you_mean(name, formats)}"
             )
-        if name is None or isinstance(source, SquadSource):
+        if name is None:
             return source
+        if isinstance(source, QaSource):
+            return replace(source, format=cast(QaFormat, name))
         return replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
     if predictor.spec.kind.predicate:
         return _with_predicates(source, name or source.format)

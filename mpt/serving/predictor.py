@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from mpt.data.encoding import encode_examples
 from mpt.data.example import Example, sentence_asks
+from mpt.data.questions import QaSource, read_questions, write_questions
 from mpt.data.readers import read_sentences
 from mpt.data.source import SourceFormat
-from mpt.data.squad import SquadSource, read_squad, write_squad
-from mpt.data.tasks import source_format, squad_source, text_source
+from mpt.data.tasks import qa_source, source_format, text_source
 from mpt.data.text_readers import TextSource, read_texts
 from mpt.data.text_writers import write_answers
 from mpt.data.writers import write_predictions
@@ -18,7 +18,7 @@ from mpt.errors import ConfigError
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
 
-Source: TypeAlias = SourceFormat | TextSource | SquadSource
+Source: TypeAlias = SourceFormat | TextSource | QaSource
 """How a file to be predicted is laid out."""
 
 
@@ -50,7 +50,7 @@ class Predictor:
     def source(self) -> Source:
         """How the task's training files are laid out."""
         if self.spec.kind.unit == "passage":
-            return squad_source(self.spec, labelled=False)
+            return qa_source(self.spec, labelled=False)
         return source_format(self.spec) if self.spec.kind.unit == "words" else text_source(self.spec, labelled=False)
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
@@ -80,10 +80,10 @@ class Predictor:
         Raises:
             DataError: The file is not laid out as `source` says, or the output cannot be written.
         """
-        if isinstance(source, SquadSource):
-            questions, said = read_squad(path_in, source)
+        if isinstance(source, QaSource):
+            questions, said = read_questions(path_in, source)
             answers, notices = self.predict(questions)
-            write_squad(path_in, questions, [answer for (answer,) in answers], path_out)
+            write_questions(path_in, source, questions, [answer for (answer,) in answers], path_out)
             return len(questions), said + notices
         if isinstance(source, TextSource):
             texts = read_texts(path_in, source)

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pyarrow
+from common import record
 from common.backbones import tiny_backbone, tiny_model
 from common.runs import write_bert
 from common.squad import asked, document, write
@@ -114,6 +115,14 @@ def write_qa(*entries):
     write(Path("data/qa.json"), document([("Z\u00fcrich is not Lund.", entries)]))
     task = {"family": "qa", "format": "squad", "files": {"train": "qa.json"}, "dev_fraction": 0.5}
     Path("qa.yaml").write_text(json.dumps({"version": 1, "name": "qa", "root": "data", "tasks": {"qa": task}}))
+
+
+def write_record(*queries):
+    """A manifest of one task of ReCoRD's form."""
+    record.write(Path("data/record.jsonl"), [record.line(0, "Z\u00fcrich is not Lund.", *queries)])
+    task = {"family": "qa", "format": "record", "files": {"train": "record.jsonl"}, "dev_fraction": 0.5}
+    made = {"version": 1, "name": "record", "root": "data", "tasks": {"record": task}}
+    Path("record.yaml").write_text(json.dumps(made))
 
 
 def long_sentence(words=40):
@@ -375,6 +384,19 @@ CASES = (
             'data/qa.json:10: data[0].paragraphs[0].qas[0] (id "q1"): answers[0]',
             "The offset counts bytes of UTF-8",
             "Set no_answer: true",
+        ),
+    ),
+    Case(
+        topic="Data",
+        what="An answer of ReCoRD whose end is not its last character, and an idx that is no number",
+        change=lambda: write_record(
+            {"idx": 0, "query": "@placeholder", "answers": [{"text": "Lund", "start": 14, "end": 18}]},
+            record.query("1", "@placeholder", ("Lund", 14)),
+        ),
+        command=(*PRETRAIN, "--set", "manifest=record.yaml"),
+        parts=(
+            'data/record.jsonl:1: qas[0] (idx 0): answers[0]: end must be 17, where the last character of "Lund" stands',
+            'data/record.jsonl:1: qas[1] (idx "1"): idx must be a whole number',
         ),
     ),
     Case(

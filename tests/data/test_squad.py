@@ -6,7 +6,7 @@ import pytest
 from common.squad import asked, document, write
 
 from mpt.data.manifest import load_manifest
-from mpt.data.squad import SquadSource, read_squad, write_squad
+from mpt.data.questions import QaSource, read_questions, write_questions
 from mpt.data.tasks import load_task
 from mpt.errors import DataError, ManifestError
 
@@ -20,13 +20,13 @@ def one(tmp_path, *entries, context=CONTEXT, **how):
 
 def problems(path, **source):
     with pytest.raises(DataError) as error:
-        read_squad(path, SquadSource(**source))
+        read_questions(path, QaSource(**source))
     return str(error.value)
 
 
 def test_a_question_is_read_with_its_passage_untouched(tmp_path):
     path = one(tmp_path, asked("q1", " where? ", ("Lund", 11), ("Lund, Lund", 11)))
-    (question,), notices = read_squad(path, SquadSource())
+    (question,), notices = read_questions(path, QaSource())
     assert question.passage == CONTEXT and question.question == " where? " and notices == []
     assert [(it.text, it.start, it.end) for it in question.answers] == [("Lund", 11, 15), ("Lund, Lund", 11, 21)]
     assert question.tags == ("Lund", "Lund, Lund")
@@ -35,7 +35,7 @@ def test_a_question_is_read_with_its_passage_untouched(tmp_path):
 
 def test_documents_are_articles(tmp_path):
     made = document(*([(f"c{i}", [asked(f"q{i}", "what?", (f"c{i}", 0))])] for i in range(3)))
-    found, _ = read_squad(write(tmp_path / "s.json", made), SquadSource())
+    found, _ = read_questions(write(tmp_path / "s.json", made), QaSource())
     assert [it.document for it in found] == [0, 1, 2]
 
 
@@ -96,7 +96,7 @@ def test_other_documents_are_refused(tmp_path, text, told):
 def test_questions_without_an_answer(tmp_path):
     plausible = {"plausible_answers": [{"text": "Lund", "answer_start": 11}]}
     path = one(tmp_path, asked("q", "w?", is_impossible=True, **plausible), asked("p", "w?", ("Lund", 11)))
-    found, _ = read_squad(path, SquadSource(no_answer=True))
+    found, _ = read_questions(path, QaSource(no_answer=True))
     assert [it.tags for it in found] == [(), ("Lund",)]
     path = one(tmp_path, asked("q", "w?", ("Lund", 11), is_impossible=True))
     assert "yet it has 1 answers" in problems(path, no_answer=True)
@@ -104,19 +104,19 @@ def test_questions_without_an_answer(tmp_path):
 
 def test_bad_answers_are_dropped_with_a_notice(tmp_path):
     path = one(tmp_path, asked("q", "w?", ("Lund", 3), ("Lund", 11)), asked("r", "w?", ("Lund", 3)))
-    found, notices = read_squad(path, SquadSource(on_bad_answer="drop"))
+    found, notices = read_questions(path, QaSource(on_bad_answer="drop"))
     assert [(it.id, it.tags) for it in found] == [("q", ("Lund",))]
     assert len(notices) == 1 and "not at their offset: 2" in notices[0] and 'id "q"' in notices[0]
 
 
 def test_prediction_reads_no_answers_and_writes_them_by_id(tmp_path):
     path = one(tmp_path, {"id": "q", "question": "w?"}, {"id": "r", "question": "v?"})
-    found, _ = read_squad(path, SquadSource(labelled=False))
+    found, _ = read_questions(path, QaSource(labelled=False))
     assert [it.answers for it in found] == [None, None]
-    write_squad(path, found, ["Lund", ""], tmp_path / "out.json")
+    write_questions(path, QaSource(), found, ["Lund", ""], tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text()) == {"q": "Lund", "r": ""}
     with pytest.raises(DataError, match="is the input file"):
-        write_squad(path, found, ["Lund", ""], path)
+        write_questions(path, QaSource(), found, ["Lund", ""], path)
 
 
 def spec(tmp_path, **more):
@@ -138,7 +138,7 @@ def test_dev_is_whole_articles(tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"format": "jsonl"}, "family qa is read from squad"),
+        ({"format": "jsonl"}, "family qa is read from squad, record, not from jsonl"),
         ({"labels": ["a"]}, "labels: has no meaning in family qa"),
         ({"long": "cut"}, "cut has no meaning in family qa"),
         ({"score": "accuracy"}, "is scored by qa_f1"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from common import record
 from common.runs import quiet, run_pretrain
 from common.squad import asked, document, write
 
@@ -81,6 +82,42 @@ def test_passages_are_trained_on_scored_and_answered(world, tmp_path, kind, tiny
         always = Predictor(open_saved(tmp_path / "run"), no_answer_above=limit)
         always.predict_file(tmp_path / "new.json", input_layout(always, None), tmp_path / "out.json")
         assert {answer == "" for answer in json.loads((tmp_path / "out.json").read_text()).values()} == {some}
+
+
+def test_names_of_a_passage_are_trained_on_scored_and_written_as_superglue_takes_them(world, tmp_path):
+    rng = Random("record")
+    for split, count in (("train", 40), ("test", 12)):
+        lines = []
+        for number in range(count):
+            name, other = rng.sample(NAMES, 2)
+            text = f"{name} in of\n@highlight\n{name} to on"
+            answers = [(name, 0), (name, text.rindex(name))]
+            queries = [record.query(2 * number + i, f"{other} saw @placeholder", *answers) for i in (0, 1)]
+            lines.append(record.line(number, text, *queries))
+        record.write(tmp_path / f"{split}.jsonl", lines)
+    files = {split: f"{split}.jsonl" for split in ("train", "test")}
+    task = {"family": "qa", "format": "record", "files": files, "dev_fraction": 0.2, "dev_by": "document", "stride": 8}
+    declared = {"version": 1, "name": "record", "root": ".", "tasks": {"record": task}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(declared))
+    own = replace(world, data=tmp_path)
+    run_pretrain(own, tmp_path / "run", training__steps=40, evaluation__every_steps=20)
+    report = evaluate(
+        tmp_path / "run", tmp_path / "mixture.yaml", tasks=[], split="test", out=None, backbone=None, console=quiet()
+    )
+    assert report.tasks[0].score.metric == "qa_f1" and report.tasks[0].score.sentences == 24
+    predictor = Predictor(open_saved(tmp_path / "run"))
+    assert input_layout(predictor, None).format == "record" and input_layout(predictor, "squad").format == "squad"
+    asked_only = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    for made in asked_only:
+        for entry in made["qas"]:
+            del entry["answers"]
+    record.write(tmp_path / "new.jsonl", asked_only)
+    count, _ = predictor.predict_file(tmp_path / "new.jsonl", predictor.source, tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    gold = [one["passage"]["text"].split()[0] for one in asked_only for _ in one["qas"]]
+    assert count == 24 and [it["idx"] for it in found] == list(range(24))
+    exact = sum(it["label"] == name for it, name in zip(found, gold, strict=True)) / count
+    assert exact == report.tasks[0].score.total.exact_match and report.mean > 0.7, report.mean
 
 
 def test_a_limit_for_no_answer_is_for_questions(world):
