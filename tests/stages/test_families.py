@@ -14,6 +14,7 @@ from mpt.data.props import read_props
 from mpt.data.source import Problems
 from mpt.data.tasks import load_tasks
 from mpt.errors import ConfigError
+from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.evaluation.metrics import score
 from mpt.serving.layout import input_layout
@@ -228,7 +229,7 @@ def answers_of(path):
     return [(it["text"], it["label"]) for one in passages for asked in one["questions"] for it in asked["answers"]]
 
 
-def test_answers_inside_of_lines_are_learnt_scored_by_f1_and_written_back(world, tmp_path):
+def test_answers_inside_of_lines_are_learnt_scored_by_f1_and_written_back(world, tmp_path, monkeypatch):
     from dataclasses import replace
 
     files = {split: f"{split}.jsonl" for split in ("train", "test")}
@@ -248,6 +249,13 @@ def test_answers_inside_of_lines_are_learnt_scored_by_f1_and_written_back(world,
     own = replace(world, data=tmp_path, run=tmp_path / "run", backbone=backbone)
     scores = run_pretrain(own, own.run, training__steps=40, evaluation__every_steps=20, prompt__dropout=0.0)
     assert scores["multirc"].metric == "f1" and scores["multirc"].primary > 0.9
+    compared = []
+
+    def spied(*counts, **how):
+        compared.append((counts[0].sum(axis=0).tolist(), how))
+        return paired_bootstrap(*counts, **how)
+
+    monkeypatch.setattr("mpt.stages.evaluate.paired_bootstrap", spied)
     evaluate(
         own.run,
         tmp_path / "mixture.yaml",
@@ -266,6 +274,7 @@ def test_answers_inside_of_lines_are_learnt_scored_by_f1_and_written_back(world,
     assert count == len(gold) == 120 and [text for text, _ in gold] == [text for text, _ in found]
     pairs = [(a, b) for (_, a), (_, b) in zip(gold, found, strict=True)]
     tp, fp, fn = (pairs.count(pair) for pair in ((1, 1), (0, 1), (1, 0)))
+    assert compared == [([tp, fp, fn], {"nothing": 0.0})]
     assert report["primary"] == pytest.approx(2 * tp / (2 * tp + fp + fn)) and report["primary"] > 0.9
 
 
