@@ -147,7 +147,8 @@ def predict(
         str | None,
         typer.Option(
             "--format",
-            help="text, conll, conllu, props, jsonl, jsonl_spans, snips, rasa, csv, squad or record; as the training data if none.",
+            help="text, conll, conllu, props, jsonl, jsonl_spans, snips, rasa, csv, squad or record; if none, as the "
+            "training data.",
         ),
     ] = None,
     word_column: Annotated[int, typer.Option(help="With conll: column of the word, from 0.")] = 0,
