@@ -19,10 +19,10 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from clock import describe_machine
-from mpt.model.backbone import DTYPES
-from mpt.model.deberta import adapt, cast_biases
-from mpt.model.injection import ATTENTION, LayerPrompt, register
-from mpt.model.stack import install
+from mpt.model.backbone.attention import ATTENTION, LayerPrompt, register
+from mpt.model.backbone.backbone import DTYPES
+from mpt.model.backbone.deberta import adapt, cast_biases
+from mpt.model.backbone.stack import install
 from program import named_arms, open_console, run_program, say, versions
 
 SIZES = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}

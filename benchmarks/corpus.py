@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from mpt.base.seeding import permutation, uniforms
 from mpt.data.example import Sentence, sentences_of
+from mpt.data.families.tokenization import WordPieces, encode
 from mpt.data.labels import tag_list
-from mpt.data.manifest import load_manifest
-from mpt.data.schema import Split, TaskSpec
+from mpt.data.manifest.reading import load_manifest
+from mpt.data.manifest.task_spec import Split, TaskSpec
 from mpt.data.tasks import Task, load_task
-from mpt.data.tokenization import WordPieces, encode
-from mpt.seeding import permutation, uniforms
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "data_manifests" / "open_ner.yaml"

@@ -13,19 +13,19 @@ from clock import describe_machine, peak_memory_mib
 from corpus import PLACES, words_of_one_piece
 from flops import device_named
 from job import answer
-from mpt.config import PretrainSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.example import Sentence
-from mpt.data.plan import Plan
-from mpt.data.schema import TaskSpec
+from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
-from mpt.model.bank import PromptBank
+from mpt.experiments.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
+from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
-from mpt.model.initialisation import initial_prompt
-from mpt.model.tagger import Tagger
-from mpt.stages.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
-from mpt.stages.launch import build_workers
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank
+from mpt.model.state.start import initial_prompt
 from mpt.training.engines import Engine
+from mpt.training.launch import build_workers
 from mpt.training.optimizer import WholeOptimizer, build_optimizer
 from mpt.training.step import train_step
 

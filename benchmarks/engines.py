@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from large_backbone import LARGE, write_backbone
-from mpt.data.synthetic import write_synthetic
+from mpt.examples.synthetic import write_synthetic
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """manifest: data/mixture.yaml

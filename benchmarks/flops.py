@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from job import answer
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
 
 SHAPES = ((2048, 384, 384), (2048, 384, 1536), (2048, 1024, 1024), (2048, 1024, 4096), (4096, 2048, 2048))
 """Rows, inner size and columns: micro-batches against the matrices of MiniLM and RoBERTa-large, and a larger one."""

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from mpt.stages.launch import build_accelerator
 from mpt.training.gradients import GradientVectors
+from mpt.training.launch import build_accelerator
 from mpt.training.ranks import any_rank
 
 TASKS = ("a", "b", "c", "d")  # a step of four micro-batches, as the default has it, each of another task

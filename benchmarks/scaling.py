@@ -1,7 +1,7 @@
 """What a step sends between ranks and how long it takes by calculation: the tables of docs/scaling.md.
 
 Nothing is measured here. What is sent follows from the code (`mpt/training/gradients.py`, `mpt/training/zero.py`,
-`mpt/model/sharding.py`); speeds are the vendors' figures times an assumed share.
+`mpt/model/backbone/sharding.py`); speeds are the vendors' figures times an assumed share.
 
 python benchmarks/scaling.py
 """

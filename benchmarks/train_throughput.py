@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 
 from job import ARMS, PEFT_ARMS, Answer, Job, measure, run_script
-from mpt.errors import ConfigError, did_you_mean
+from mpt.base.errors import ConfigError, did_you_mean
 from program import BACKBONE, named_arms, open_console, run_program, say, versions
 from results import FORMULA, Measurements, summary, table, utilisation
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from mpt.errors import ConfigError, MptError, PeerError, Preempted, did_you_mean
-from mpt.signals import follow_launcher
+from mpt.base.errors import ConfigError, MptError, PeerError, Preempted, did_you_mean
+from mpt.base.signals import follow_launcher
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -51,10 +51,10 @@ def pretrain(
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Pretrain one shared prompt on a mixture of tasks."""
-    from mpt.config import load_pretrain_settings
+    from mpt.experiments.settings import load_pretrain_settings
 
     settings = load_pretrain_settings(config, overrides)  # a mistake is told before torch is loaded
-    from mpt.stages.pretrain import pretrain as run
+    from mpt.experiments.pretrain import pretrain as run
 
     run(settings, out or Path("runs") / config.stem, resume=resume, console=_console())
 
@@ -79,13 +79,13 @@ def transfer(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Transfer a pretrained prompt to single tasks and compare it with baselines."""
-    from mpt.config import load_transfer_settings
+    from mpt.experiments.settings import load_transfer_settings
 
     flags = [f"seeds={_numbers(seeds, '--seeds', least=0)}"] if seeds else []
     flags += [f"head={head}"] if head is not None else []
     flags += [f"baselines=[{baseline}]"] if baseline is not None else []
     settings, counts = load_transfer_settings(config, [*overrides, *flags]), _numbers(shots, "--shots")
-    from mpt.stages.transfer import transfer as run
+    from mpt.experiments.transfer import transfer as run
 
     run(
         settings,
@@ -110,10 +110,10 @@ def compare(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Compare methods on tasks over seeds: tables and a figure, a row at a time."""
-    from mpt.config import load_compare_settings
+    from mpt.experiments.settings import load_compare_settings
 
     rows = load_compare_settings(config, overrides)
-    from mpt.stages.compare import compare as run
+    from mpt.experiments.compare import compare as run
 
     run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=_console())
 
@@ -129,8 +129,8 @@ def evaluate(
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
 ) -> None:
     """Score a trained model on a split, with figures for each type and kinds of errors."""
-    from mpt.data.schema import SPLITS
-    from mpt.stages.evaluate import evaluate as run
+    from mpt.data.manifest.task_spec import SPLITS
+    from mpt.experiments.evaluate import evaluate as run
 
     if split not in SPLITS:
         raise ConfigError(f'--split "{split}" is not one of {", ".join(SPLITS)}.{did_you_mean(split, SPLITS)}')
@@ -207,7 +207,7 @@ def import_(
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
 ) -> None:
     """Make a checkpoint of an adapter of PEFT's prefix tuning."""
-    from mpt.stages.import_peft import import_peft
+    from mpt.serving.import_peft import import_peft
 
     made = import_peft(
         folder,
@@ -230,7 +230,7 @@ def quickstart(
     ] = None,
 ) -> None:
     """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
-    from mpt.stages.quickstart import quickstart as run
+    from mpt.examples.quickstart import quickstart as run
 
     run(out or _unused("runs/quickstart"), console=_console())
 

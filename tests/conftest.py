@@ -69,8 +69,8 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture
 def load(tiny_folder):
-    """`load(kind, ...)` loads such a backbone, in float32 unless told; see `mpt.model.backbone.load_backbone`."""
-    from mpt.model.backbone import load_backbone
+    """`load(kind, ...)` loads such a backbone, in float32 unless told; see `load_backbone`."""
+    from mpt.model.backbone.backbone import load_backbone
 
     def loaded(kind, *, dtype="float32", **options):
         return load_backbone(str(tiny_folder(kind)), dtype=dtype, **options)

@@ -6,7 +6,7 @@ from common.bad_input import CONFIG, call
 from common.runs import files_of
 
 from mpt import cli
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
 
 COMMANDS = ("validate", "pretrain", "transfer", "evaluate", "predict", "export", "import", "quickstart")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mpt.config import load_pretrain_settings
-from mpt.data.manifest import load_manifest
+from mpt.data.manifest.reading import load_manifest
+from mpt.experiments.settings import load_pretrain_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
@@ -24,7 +24,7 @@ def test_named_files_exist(document):
 
 
 def test_a_file_that_is_gone_would_be_found():
-    assert missing("see `mpt/nowhere.py`, `mpt/errors.py` and `GONE.md`") == ["mpt/nowhere.py", "GONE.md"]
+    assert missing("see `mpt/nowhere.py`, `mpt/base/errors.py` and `GONE.md`") == ["mpt/nowhere.py", "GONE.md"]
 
 
 def test_what_the_readme_has_a_user_write_is_understood(tmp_path):

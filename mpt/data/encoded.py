@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped, UInt8
 
-from mpt.data.families import SoftmaxOver
+from mpt.data.families.family import SoftmaxOver
+from mpt.data.manifest.task_spec import Split
 from mpt.data.ragged import ranges
-from mpt.data.schema import Split
 from mpt.data.shards import Shards
 from mpt.data.tasks import Task
 

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from mpt.base.errors import DataError
 from mpt.data.example import Example
-from mpt.data.manifest import Manifest
-from mpt.data.schema import Split, TaskSpec, not_a_label
+from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.task_spec import Split, TaskSpec, not_a_label
 from mpt.data.tags import split_tag
-from mpt.errors import DataError
 
 MAX_LISTED = 20  # labels of a split that are named in full
 

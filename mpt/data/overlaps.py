@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mpt.data.example import Example, Sentence
-from mpt.data.schema import Split
+from mpt.data.manifest.task_spec import Split
 from mpt.data.splits import comparable
 from mpt.data.tasks import Task
 

@@ -10,8 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
+from mpt.base.errors import DataError
 from mpt.data.example import Example
-from mpt.errors import DataError
 
 
 def content_hash(words: Iterable[str], *salt: object) -> bytes:

@@ -6,13 +6,13 @@ Nothing but the size of a file limits how much is held at once, so a task may ha
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from mpt.base.errors import DataError, every
 from mpt.data.encoded import EncodedSplit, EncodedTask
-from mpt.data.files import find_files
-from mpt.data.manifest import Manifest
-from mpt.data.schema import Split
-from mpt.data.schema_source import Files
+from mpt.data.manifest.files import find_files
+from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.source_spec import Files
+from mpt.data.manifest.task_spec import Split
 from mpt.data.shards import Shards, ShardSize, size_of
-from mpt.errors import DataError, every
 
 NOTICES_SHOWN = 5  # of a task with thousands of files
 

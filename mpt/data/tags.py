@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from mpt.errors import DataError
+from mpt.base.errors import DataError
 
 Scheme = Literal["iob1", "iob2", "iobes", "bilou", "io", "raw"]
 Repair = Literal["error", "begin", "drop"]

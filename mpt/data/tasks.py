@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mpt.base.errors import DataError, every
 from mpt.data.example import Example, sentence_asks
-from mpt.data.families import Metric
-from mpt.data.files import find_files, verify_digests
-from mpt.data.hub import read_hub
+from mpt.data.families.family import Metric
+from mpt.data.formats.hub import read_hub
+from mpt.data.formats.questions import QaSource, read_questions
+from mpt.data.formats.readers import SourceFormat, read_sentences
+from mpt.data.formats.text_readers import TextSource, read_texts
 from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
-from mpt.data.manifest import Manifest
-from mpt.data.questions import QaSource, read_questions
-from mpt.data.readers import SourceFormat, read_sentences
-from mpt.data.schema import SPLITS, Split, TaskSpec
+from mpt.data.manifest.files import find_files, verify_digests
+from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
 from mpt.data.tags import Scheme
-from mpt.data.text_readers import TextSource, read_texts
-from mpt.errors import DataError, every
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mpt.base.errors import MptError, printable
 from mpt.data.example import Example
-from mpt.data.manifest import Manifest, load_manifest
-from mpt.data.mixture import mixing_rates, repetition_limits
+from mpt.data.manifest.reading import Manifest, load_manifest
+from mpt.data.manifest.task_spec import SPLITS, Split
+from mpt.data.order.mixture import mixing_rates, repetition_limits
 from mpt.data.overlaps import MIN_WORDS, Overlap, find_overlaps
-from mpt.data.schema import SPLITS, Split
 from mpt.data.tasks import Task, load_tasks
-from mpt.errors import MptError, printable
 
 LONG_WORDS = 400  # a sentence above is certain not to fit the 512 positions of most encoders in one window
 

@@ -21,9 +21,9 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mpt.base.errors import MptError
 from mpt.data.encoded import EncodedSplit
-from mpt.data.families import Metric
-from mpt.errors import MptError
+from mpt.data.families.family import Metric
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 Answers = Sequence[Sequence[str]]

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mpt.data.families import Metric
-from mpt.errors import MptError
+from mpt.base.errors import MptError
+from mpt.data.families.family import Metric
 from mpt.evaluation.answers import answer_scores
 from mpt.evaluation.metrics import Tags, check_lengths, scored_spans
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from mpt.errors import MptError
+from mpt.base.errors import MptError
 
 # Sentences that are padded together. They are sorted by length first, so more would only cost memory.
 CHUNK = 512

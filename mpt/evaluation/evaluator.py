@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from mpt.data.batch import collate, evaluation_batches, word_rows
+from mpt.base.seeding import permutation
 from mpt.data.encoded import EncodedSplit, EncodedTask
-from mpt.data.families import Family
-from mpt.data.schema import Split
+from mpt.data.families.family import Family
+from mpt.data.manifest.task_spec import Split
+from mpt.data.order.batch import collate, evaluation_batches, word_rows
 from mpt.evaluation.answers import decode_answers, find_answers, score_found
 from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
-from mpt.model.tagger import Tagger
-from mpt.seeding import permutation
+from mpt.model.scorer import Tagger
 from mpt.training.workers import workers_for
 
 # Positions of an evaluation batch, padding included. On a CPU attention scores are held whole, positions x heads x

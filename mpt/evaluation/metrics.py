@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeAlias, get_args
 
-from mpt.data.families import Metric
+from mpt.base.errors import MptError, did_you_mean
+from mpt.data.families.family import Metric
 from mpt.data.tags import Span, check_tags, spans
-from mpt.errors import MptError, did_you_mean
 from mpt.evaluation.answers import QaScore, qa_score
 from mpt.evaluation.mismatches import SpanErrors, category, pair_spans
 from mpt.evaluation.roles import Scored, arguments, is_argument, role_of

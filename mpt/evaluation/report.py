@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mpt.errors import printable
+from mpt.base.errors import printable
 from mpt.evaluation.metrics import Counts, QaScore, Score, SpanScore, TagScore
 
 MAX_CONFUSIONS = 10

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mpt.model.dropout import dropped
-from mpt.seeding import torch_generator
+from mpt.base.seeding import torch_generator
+from mpt.model.backbone.dropout import dropped
 
 
 class TokenHead(nn.Module):

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from mpt.data.frames import label_pieces
+from mpt.base.errors import BackboneError
+from mpt.data.families.frames import label_pieces
 from mpt.data.tasks import Task
-from mpt.errors import BackboneError
-from mpt.model.backbone import Backbone, locate
+from mpt.model.backbone.backbone import Backbone, locate
+from mpt.model.backbone.sharding import weight_files
 from mpt.model.heads import Head, TokenHead, VerbalizerHead
-from mpt.model.sharding import weight_files
 
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 

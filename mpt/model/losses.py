@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from mpt.data.batch import Batch
+from mpt.data.order.batch import Batch
 
 
 def summed_loss(scores_MC: Float[Tensor, "M C"], batch: Batch) -> Float[Tensor, ""]:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
-from mpt.data.questions import QaFormat, QaSource
-from mpt.data.source import Format, SourceFormat
-from mpt.errors import ConfigError, did_you_mean
+from mpt.base.errors import ConfigError, did_you_mean
+from mpt.data.formats.questions import QaFormat, QaSource
+from mpt.data.formats.source import Format, SourceFormat
 from mpt.serving.predictor import Predictor, Source
 
 # Predictions are not written as Parquet, and the columns of props are those of the training files.

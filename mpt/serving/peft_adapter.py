@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig
 
-from mpt.data.families import FAMILIES, FamilyName
-from mpt.errors import CheckpointError
-from mpt.files import published_folder, to_json, write_durable
-from mpt.model.backbone import BackboneIdentity, locate
-from mpt.model.reparameterisation import by_token
+from mpt.base.errors import CheckpointError
+from mpt.base.files import published_folder, to_json, write_durable
+from mpt.data.families.family import FAMILIES, FamilyName
+from mpt.model.backbone.backbone import BackboneIdentity, locate
+from mpt.model.state.network import by_token
 from mpt.serving.saved import SavedModel
 from mpt.training.checkpoint import read_json
 

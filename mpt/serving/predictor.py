@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from mpt.data.encoding import encode_examples
+from mpt.base.errors import ConfigError
 from mpt.data.example import Example, sentence_asks
-from mpt.data.questions import QaSource, read_questions, write_questions
-from mpt.data.readers import read_sentences
-from mpt.data.source import SourceFormat
+from mpt.data.families.encoding import encode_examples
+from mpt.data.formats.questions import QaSource, read_questions, write_questions
+from mpt.data.formats.readers import read_sentences
+from mpt.data.formats.source import SourceFormat
+from mpt.data.formats.text_readers import TextSource, read_texts
+from mpt.data.formats.text_writers import write_answers
+from mpt.data.formats.writers import write_predictions
 from mpt.data.tasks import qa_source, source_format, text_source
-from mpt.data.text_readers import TextSource, read_texts
-from mpt.data.text_writers import write_answers
-from mpt.data.writers import write_predictions
-from mpt.errors import ConfigError
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
 
@@ -72,7 +72,7 @@ class Predictor:
         return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
 
     def predict_file(self, path_in: Path, source: Source, path_out: Path) -> tuple[int, list[str]]:
-        """Write a file's predictions in the file's own form; see `mpt.data.writers.write_predictions`.
+        """Write a file's predictions in the file's own form; see `mpt.data.formats.writers.write_predictions`.
 
         Returns:
             The number of sentences (of predicates, where tags are about one), and notices.

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.data.schema import TaskSpec
+from mpt.base.errors import BackboneError, CheckpointError
+from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
-from mpt.errors import BackboneError, CheckpointError
-from mpt.model.backbone import load_backbone
-from mpt.model.bank import PromptBank, PromptShape
+from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.probe import probe
+from mpt.model.backbone.sharding import Sharding
 from mpt.model.language_head import new_heads
-from mpt.model.lora import new_adaptation
-from mpt.model.probe import probe
-from mpt.model.shallow import ShallowPrompt
-from mpt.model.sharding import Sharding
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank, PromptShape
+from mpt.model.state.input_prompt import ShallowPrompt
+from mpt.model.state.low_rank import new_adaptation
 from mpt.training.checkpoint import SHALLOW, Checkpoint, find_checkpoint, load_checkpoint, require_same
 from mpt.training.loop import trained_state
 

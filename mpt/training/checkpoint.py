@@ -35,8 +35,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mpt.errors import CheckpointError, did_you_mean
-from mpt.files import published_folder, remove_folder, sha256_file, to_json, write_durable
+from mpt.base.errors import CheckpointError, did_you_mean
+from mpt.base.files import published_folder, remove_folder, sha256_file, to_json, write_durable
 
 FORMAT_VERSION = 1
 SEAL = "CHECKPOINT.json"

@@ -19,8 +19,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, In
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from mpt.errors import ConfigError, LaunchError
-from mpt.model.sharding import Sharding
+from mpt.base.errors import ConfigError, LaunchError
+from mpt.model.backbone.sharding import Sharding
 
 PLAIN_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 DECIDED_BY_MPT = {

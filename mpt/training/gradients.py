@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
 from mpt.training.ranks import contact, gather
 
 

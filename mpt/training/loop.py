@@ -15,12 +15,12 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from mpt.config import StageSettings, TransferOptimizerSettings
+from mpt.base.errors import Preempted
+from mpt.base.settings import StageSettings, TransferOptimizerSettings
+from mpt.base.signals import StopRequest
 from mpt.data.encoded import EncodedTask
-from mpt.data.plan import Plan
-from mpt.errors import Preempted
-from mpt.model.tagger import Tagger
-from mpt.signals import StopRequest
+from mpt.data.order.plan import Plan
+from mpt.model.scorer import Tagger
 from mpt.training.checkpoint import SHALLOW, Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
 from mpt.training.engines import Engine
 from mpt.training.optimizer import (

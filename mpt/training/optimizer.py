@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
 
 Schedule = Callable[[int], float]
 

@@ -17,8 +17,8 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from mpt.errors import LaunchError, MptError, PeerError
-from mpt.signals import StopRequest
+from mpt.base.errors import LaunchError, MptError, PeerError
+from mpt.base.signals import StopRequest
 from mpt.training.checkpoint import differences
 from mpt.training.workers import Workers
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mpt.files import replace_durable
+from mpt.base.files import replace_durable
 
 METRICS_FILE = "metrics.jsonl"
 LINES = 20  # plain progress lines of a run, at most

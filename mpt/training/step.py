@@ -8,13 +8,13 @@ from math import isnan
 from accelerate import Accelerator
 from torch import Tensor
 
-from mpt.data.batch import Batch, collate
+from mpt.base.errors import DivergedError
+from mpt.base.seeding import torch_generator
 from mpt.data.encoded import EncodedTask
-from mpt.data.plan import MicroBatch
-from mpt.errors import DivergedError
+from mpt.data.order.batch import Batch, collate
+from mpt.data.order.plan import MicroBatch
 from mpt.model.losses import summed_loss
-from mpt.model.tagger import Tagger
-from mpt.seeding import torch_generator
+from mpt.model.scorer import Tagger
 from mpt.training.gradients import GradientVectors
 from mpt.training.optimizer import Optimizer, clip_gradients
 from mpt.training.ranks import together

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
 from mpt.training.optimizer import set_learning_rates
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

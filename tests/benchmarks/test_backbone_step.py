@@ -4,7 +4,7 @@ from transformers import AutoConfig
 
 import backbone_step
 from backbone_step import FAMILIES, prompted_step, stock_step
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from corpus import DEFAULT_DATA, FILES, LENGTHS, read_corpus, synthetic_sentences
-from mpt.data.tokenization import encode
+from mpt.data.families.tokenization import encode
 
 
 @pytest.fixture

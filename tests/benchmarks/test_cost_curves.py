@@ -7,8 +7,8 @@ from common.backbones import tiny_backbone
 
 import cost_curves
 from cost_point import LABELS, Point, measure_point, synthetic_task
-from mpt.config import TrainingSettings
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
+from mpt.base.settings import TrainingSettings
 
 
 @pytest.mark.parametrize("tasks", [1, 6])

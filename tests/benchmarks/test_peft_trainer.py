@@ -8,13 +8,13 @@ import torch
 from common.backbones import HEADS, HIDDEN, LAYERS, tiny_backbone
 
 from job import Job, measure
-from mpt.data.batch import collate
 from mpt.data.example import Sentence
-from mpt.data.tokenization import encode
-from mpt.model.backbone import load_backbone
-from mpt.model.bank import PromptBank, PromptShape
+from mpt.data.families.tokenization import encode
+from mpt.data.order.batch import collate
+from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank, PromptShape
 
 pytest.importorskip("peft", reason="PEFT is not installed: pip install 'mpt-prompts[bench]'")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

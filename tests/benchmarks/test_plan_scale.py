@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import plan_scale
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
 from plan_point import PlanJob, measure_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -9,7 +9,7 @@ import pytest
 from common.backbones import tiny_backbone
 from rich.console import Console
 
-from mpt.errors import ConfigError, MptError
+from mpt.base.errors import ConfigError, MptError
 from predict_job import ARMS, PredictAnswer, PredictJob, measure
 from predict_throughput import summary, table
 from program import named_arms

@@ -7,7 +7,7 @@ import pytest
 from common.backbones import tiny_backbone
 
 from mixture import LONGEST, SHORTEST, write_mixture
-from mpt.data.manifest import load_manifest
+from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
 from start import start
 

@@ -10,8 +10,8 @@ from common.backbones import LAYERS, tiny_backbone
 
 from job import Job, measure
 from large_backbone import write_backbone
-from mpt.errors import ConfigError, MptError
-from mpt.model.backbone import load_backbone
+from mpt.base.errors import ConfigError, MptError
+from mpt.model.backbone.backbone import load_backbone
 from train_throughput import checked_arms
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_throughput.py"

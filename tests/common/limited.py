@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from mpt.data.batch import Batch
-from mpt.errors import BackboneError
-from mpt.model.backbone import load_backbone
-from mpt.model.bank import PromptBank, PromptShape
-from mpt.model.tagger import Tagger
+from mpt.base.errors import BackboneError
+from mpt.data.order.batch import Batch
+from mpt.model.backbone.backbone import load_backbone
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank, PromptShape
 from mpt.training.engines import find_engine, join_launch
 
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from mpt.data.batch import Batch
-from mpt.model.bank import PromptBank, PromptShape
+from mpt.data.order.batch import Batch
 from mpt.model.heads import TokenHead
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank, PromptShape
 
 LABELS = ("O", "B-X", "I-X", "B-Y", "I-Y")
 

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["mpt.stages.transfer", "mpt.stages.pretrain", "common.ranks", "common.runs"])
+_server.set_forkserver_preload(["mpt.experiments.transfer", "mpt.experiments.pretrain", "common.ranks", "common.runs"])
 
 
 @dataclass

@@ -78,14 +78,14 @@ def manifest(name, tasks):
 
 def pretrain_settings(world, **changes):
     """Settings of a run of six steps with three evaluations; `changes` are dotted with __."""
-    from mpt.config import (
+    from mpt.base.settings import (
         BackboneSettings,
         EvaluationSettings,
         OptimizerSettings,
-        PretrainSettings,
         PromptSettings,
         TrainingSettings,
     )
+    from mpt.experiments.settings import PretrainSettings
 
     settings = PretrainSettings(
         manifest=world.data / "mixture.yaml",
@@ -100,9 +100,9 @@ def pretrain_settings(world, **changes):
 
 def transfer_settings(**changes):
     """Settings of transfer runs of six steps with two seeds."""
-    from mpt.config import (
+    from mpt.base.settings import TransferOptimizerSettings
+    from mpt.experiments.settings import (
         TransferEvaluationSettings,
-        TransferOptimizerSettings,
         TransferSettings,
         TransferTrainingSettings,
         TuningSettings,
@@ -134,13 +134,13 @@ def quiet():
 
 
 def run_pretrain(world, folder, *, resume="never", console=None, **changes):
-    from mpt.stages.pretrain import pretrain
+    from mpt.experiments.pretrain import pretrain
 
     return pretrain(pretrain_settings(world, **changes), folder, resume=resume, console=console or quiet())
 
 
 def run_transfer(world, folder, *, resume="never", shots=(20,), tasks=(), init_from=None, backbone=None, **changes):
-    from mpt.stages.transfer import transfer
+    from mpt.experiments.transfer import transfer
 
     return transfer(
         transfer_settings(**changes),
@@ -217,7 +217,7 @@ class Parts:
 
     def plan(self, *, micro_batches=1, tasks_per_step=1, tokens=256):
         """Equal rates over all tasks."""
-        from mpt.stages.assembly import build_plan
+        from mpt.experiments.assembly import build_plan
 
         settings = changed(
             transfer_settings(),
@@ -232,15 +232,15 @@ def make_parts(world, *, dropout=0.0):
     """A fresh model over the world's source tasks."""
     from accelerate import Accelerator
 
-    from mpt.config import PromptSettings
-    from mpt.data.manifest import load_manifest
+    from mpt.base.settings import PromptSettings
+    from mpt.data.manifest.reading import load_manifest
     from mpt.data.tasks import load_tasks
-    from mpt.model.backbone import load_backbone
-    from mpt.model.bank import PromptBank
+    from mpt.experiments.assembly import encode_tasks, prompt_shape
+    from mpt.model.backbone.backbone import load_backbone
     from mpt.model.heads import TokenHead
-    from mpt.model.initialisation import initial_prompt
-    from mpt.model.tagger import Tagger
-    from mpt.stages.assembly import encode_tasks, prompt_shape
+    from mpt.model.scorer import Tagger
+    from mpt.model.state.bank import PromptBank
+    from mpt.model.state.start import initial_prompt
 
     backbone = load_backbone(str(world.backbone), dtype="float32")
     loaded, _ = load_tasks(load_manifest(world.data / "mixture.yaml"))

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpt.base.errors import DataError
 from mpt.data.example import Sentence
 from mpt.data.splits import comparable, content_hash, sample_sentences, split_dev
-from mpt.errors import DataError
 
 
 def sentence(text: str, *, path: str = "f", line: int = 1, document: int | None = None) -> Sentence:

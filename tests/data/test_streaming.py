@@ -8,11 +8,11 @@ from common.runs import sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpt.data.manifest import load_manifest
-from mpt.data.plan import Plan, StreamOrder, StreamSize
+from mpt.base.errors import DataError, ManifestError
+from mpt.data.cache import read_tasks, text_cache
+from mpt.data.manifest.reading import load_manifest
+from mpt.data.order.plan import Plan, StreamOrder, StreamSize
 from mpt.data.shards import OPEN, ShardSize
-from mpt.data.text_cache import read_tasks, text_cache
-from mpt.errors import DataError, ManifestError
 
 SHARDS = 5
 

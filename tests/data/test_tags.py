@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
+from mpt.base.errors import DataError
 from mpt.data.tags import (
     PREFIXES,
     Span,
@@ -14,7 +15,6 @@ from mpt.data.tags import (
     split_tag,
     to_bio,
 )
-from mpt.errors import DataError
 
 SCHEMES = tuple(PREFIXES)
 TYPES = ("PER", "creative-work")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mpt.data.files import find_files
-from mpt.data.manifest import Manifest, load_manifest
+from mpt.base.errors import DataError, ManifestError, MptError
+from mpt.data.manifest.files import find_files
+from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import load_task, load_tasks, source_format
-from mpt.errors import DataError, ManifestError, MptError
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("MPT_DATA") or REPO / "../shared/data").resolve()

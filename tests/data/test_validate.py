@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mpt.data.manifest import Manifest, load_manifest
+from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.validate import Report, render, run_validate, validate
 
 REPO = Path(__file__).parents[2]

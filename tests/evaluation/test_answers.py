@@ -5,8 +5,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from mpt.base.errors import MptError
 from mpt.data.encoded import EncodedSplit, Passages, places_of
-from mpt.errors import MptError
 from mpt.evaluation.answers import (
     Found,
     answer_scores,

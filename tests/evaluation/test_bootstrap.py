@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpt.errors import MptError
+from mpt.base.errors import MptError
 from mpt.evaluation import bootstrap
 from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
 from mpt.evaluation.metrics import score

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.errors import MptError
+from mpt.base.errors import MptError
 from mpt.evaluation import decode as decode_module
 from mpt.evaluation.decode import decode, decode_many
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from common.runs import make_parts
 
-from mpt.data.batch import collate
-from mpt.data.encoding import encode_task
 from mpt.data.example import Sentence
-from mpt.data.families import FAMILIES
-from mpt.data.tokenization import encode
+from mpt.data.families.encoding import encode_task
+from mpt.data.families.family import FAMILIES
+from mpt.data.families.tokenization import encode
+from mpt.data.order.batch import collate
 from mpt.evaluation import evaluator
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.evaluator import batch_tokens, evaluate_task, evaluate_tasks, predict_split, word_scores
 from mpt.evaluation.metrics import score
-from mpt.model.backbone import load_backbone
-from mpt.model.tagger import Tagger
+from mpt.model.backbone.backbone import load_backbone
+from mpt.model.scorer import Tagger
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import f1_score
 
+from mpt.base.errors import MptError
 from mpt.data.tags import Span, bio_from_spans
-from mpt.errors import MptError
 from mpt.evaluation.metrics import NONE, Counts, SpanScore, TagScore, score
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-misc-work", "I-misc-work")

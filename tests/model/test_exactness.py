@@ -13,9 +13,9 @@ from transformers import AutoModel
 from transformers.models.deberta import modeling_deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from mpt.model import injection
-from mpt.model.injection import matmul_attention, sdpa_attention
-from mpt.model.trunk_cache import trunk_states
+from mpt.model.backbone import attention as injection
+from mpt.model.backbone.attention import matmul_attention, sdpa_attention
+from mpt.model.backbone.trunk_cache import trunk_states
 
 LENGTHS = (23, 9, 1, 14, 9)
 SLOTS = ((3, (1, 2)), (5, (2,)), (4, (1,)))

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mpt.base.seeding import torch_generator
 from mpt.model.heads import TokenHead
-from mpt.seeding import torch_generator
 
 LABELS = ("O", "B-X", "I-X")
 

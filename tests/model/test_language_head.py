@@ -11,18 +11,18 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from mpt.data.batch import collate
-from mpt.data.encoding import encode_task
+from mpt.base.errors import BackboneError, DataError
 from mpt.data.example import TextExample
-from mpt.data.schema import TaskSpec
-from mpt.data.schema_source import Fields, Files
+from mpt.data.families.encoding import encode_task
+from mpt.data.manifest.source_spec import Fields, Files
+from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.order.batch import collate
 from mpt.data.tasks import make_task
-from mpt.errors import BackboneError, DataError
-from mpt.model.backbone import load_backbone
+from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
 from mpt.model.language_head import LanguageHead, new_heads, verbalizer_notices
 from mpt.model.losses import summed_loss
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
 
 MASKED = ("bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert", "deberta", "deberta-v3")
 WORDS = {"bad": "low", "good": "new"}

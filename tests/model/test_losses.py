@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional
 
-from mpt.data.batch import Batch
+from mpt.data.order.batch import Batch
 from mpt.model.losses import summed_loss
 
 

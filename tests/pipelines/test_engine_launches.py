@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from common.engines import engine, environment
+from common.programs import CONFIG, program
 from common.runs import files_of, write_bert
-from test_pipelines import CONFIG, program
 
-from mpt.data.synthetic import write_synthetic
+from mpt.examples.synthetic import write_synthetic
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.distributed

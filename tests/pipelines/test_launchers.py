@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from common.runs import files_of
 
-from mpt.data.synthetic import write_synthetic
+from mpt.examples.synthetic import write_synthetic
 from mpt.training.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.distributed

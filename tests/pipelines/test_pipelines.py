@@ -1,24 +1,15 @@
 """Both pipelines as programs of their own, end to end, on one process and on two."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from common.programs import CONFIG, program
 from common.runs import files_of
 
-from mpt.data.synthetic import write_synthetic
+from mpt.examples.synthetic import write_synthetic
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
-CONFIG = """manifest: data/mixture.yaml
-backbone: {{reference: {backbone}, dtype: float32}}
-prompt: {{length: 4, dropout: 0.1}}
-optimizer: {{warmup_steps: 1}}
-training: {{steps: 4, tokens_per_micro_batch: 256, micro_batches: 4}}
-evaluation: {{every_steps: 2}}
-"""
 TRANSFER = """optimizer: {warmup_steps: 1}
 training: {steps: 4, tokens_per_micro_batch: 256, micro_batches: 2}
 evaluation: {every_steps: 2}
@@ -29,16 +20,6 @@ ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no")
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 TWO_RANKS = ("-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu2.yaml")
-
-
-def program(*arguments, status=0):
-    """Run Python with one thread a process, as torchrun has it: the number of threads may change the last bits."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.returncode == status, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

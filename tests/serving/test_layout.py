@@ -1,6 +1,6 @@
 import pytest
 
-from mpt.errors import ConfigError
+from mpt.base.errors import ConfigError
 from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved

@@ -10,8 +10,8 @@ import torch
 from common.prompts import LABELS, random_bank, random_batch, tagger_of
 from safetensors.torch import load_file, save_file
 
-from mpt.errors import CheckpointError
-from mpt.model.reparameterisation import by_layer
+from mpt.base.errors import CheckpointError
+from mpt.model.state.network import by_layer
 from mpt.serving.peft_adapter import export_peft, read_adapter
 from mpt.serving.saved import SavedModel
 

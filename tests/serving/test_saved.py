@@ -8,8 +8,8 @@ from common.prompts import random_batch
 from common.runs import run_pretrain, write_bert
 from safetensors.torch import load_file
 
-from mpt.errors import BackboneError, CheckpointError, MptError
-from mpt.model.tagger import Tagger
+from mpt.base.errors import BackboneError, CheckpointError, MptError
+from mpt.model.scorer import Tagger
 from mpt.serving.saved import open_saved
 from mpt.training.checkpoint import Checkpoint, find_checkpoint, latest, load_checkpoint, save_checkpoint
 

@@ -11,8 +11,8 @@ from common.runs import files_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpt import files
-from mpt.errors import CheckpointError
+from mpt.base import files
+from mpt.base.errors import CheckpointError
 from mpt.training import checkpoint as checkpoints
 from mpt.training.checkpoint import (
     SEAL,

@@ -6,7 +6,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from common.engines import CONFIGS, NO_DEEPSPEED
 from ruamel.yaml import YAML
 
-from mpt.errors import ConfigError, LaunchError
+from mpt.base.errors import ConfigError, LaunchError
 from mpt.training import engines
 from mpt.training.engines import find_engine, join_launch
 

@@ -7,9 +7,9 @@ import torch
 from common.runs import changed, make_parts, state_bytes, transfer_settings
 from rich.console import Console
 
-from mpt.model.lora import new_adaptation
-from mpt.model.shallow import ShallowPrompt
-from mpt.model.tagger import Tagger
+from mpt.model.scorer import Tagger
+from mpt.model.state.input_prompt import ShallowPrompt
+from mpt.model.state.low_rank import new_adaptation
 from mpt.training.checkpoint import best, latest, list_checkpoints, load_checkpoint
 from mpt.training.loop import Run, selection_score, train, trained_state
 from mpt.training.runlog import RunLog

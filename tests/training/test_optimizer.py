@@ -6,8 +6,8 @@ import torch
 from common.runs import make_parts
 from torch import nn
 
-from mpt.model.bank import PromptBank
-from mpt.model.reparameterisation import by_token, reparameterise
+from mpt.model.state.bank import PromptBank
+from mpt.model.state.network import by_token, reparameterise
 from mpt.training.optimizer import (
     WholeOptimizer,
     build_optimizer,

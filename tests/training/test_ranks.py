@@ -7,8 +7,8 @@ import pytest
 import torch
 from common.ranks import run_ranks, start_ranks
 
-from mpt.errors import ConfigError, LaunchError, PeerError
-from mpt.signals import StopRequest
+from mpt.base.errors import ConfigError, LaunchError, PeerError
+from mpt.base.signals import StopRequest
 from mpt.training.ranks import (
     Abandoned,
     Share,

@@ -7,8 +7,8 @@ import torch
 from common.runs import make_parts, state_bytes
 from torch.nn import functional
 
-from mpt.data.batch import collate
-from mpt.errors import DivergedError
+from mpt.base.errors import DivergedError
+from mpt.data.order.batch import collate
 from mpt.training.optimizer import build_optimizer, set_learning_rates
 from mpt.training.step import train_step
 from mpt.training.workers import Workers

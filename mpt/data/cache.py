@@ -1,0 +1,232 @@
+"""Tasks as word pieces on disk: a text is read and tokenised once, whatever the number of runs over it.
+
+An entry is one task. It is a function of the task's files (their SHA-256), of its declaration, of the tokenizer and of
+the code that reads and tokenises, so nothing has to be emptied when one of them changes. What a run holds of it is
+mapped into memory: pages that training touches, shared by the processes of a machine.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from mpt.base.disk_cache import DiskCache
+from mpt.base.errors import every
+from mpt.base.files import write_durable
+from mpt.data.encoded import EncodedSplit, EncodedTask, Passages, Places
+from mpt.data.families.encoding import encode_task
+from mpt.data.families.family import SoftmaxOver
+from mpt.data.families.tokenization import WordPieces
+from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
+from mpt.data.streaming import stream_task
+from mpt.data.tasks import chosen_names, load_task, make_task, task_files
+
+TEXT = "text.safetensors"
+ARRAYS = ("pieces", "piece_starts", "positions", "word_starts", "labels", "windows_of")
+UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"}
+"""Fields of a declaration that change nothing of what is read."""
+
+_Arrays = dict[str, Int[np.ndarray, " n"]]
+
+
+def text_cache(folder: Path, max_bytes: int) -> DiskCache:
+    """The cache of this kind in a folder."""
+    return DiskCache(
+        folder=folder,
+        max_bytes=max_bytes,
+        name="text cache",
+        content="a task's word pieces",
+        instead="every start reads and tokenises the text anew",
+        setting="backbone.text_cache_gib",
+    )
+
+
+def read_tasks(
+    manifest: Manifest,
+    word_pieces: WordPieces,
+    *,
+    names: Sequence[str] | None = None,
+    splits: Sequence[Split] = ("train", "dev"),
+    kept: DiskCache | None = None,
+) -> tuple[list[EncodedTask], list[str]]:
+    """Load tasks of a manifest as word pieces, one after the other: only one is ever held as sentences.
+
+    Args:
+        manifest: Declares them.
+        word_pieces: The backbone's tokenizer.
+        names: Which of them; None is all that are enabled.
+        splits: Which splits. A test split that a task does not declare is left out of that task.
+        kept: Where tasks are kept; None reads and tokenises every time.
+
+    Returns:
+        The tasks in the order of the manifest, and what a user should know about them.
+
+    Raises:
+        MptError: With the problems of all tasks and all files.
+    """
+    how = {} if kept is None else _how(word_pieces)
+
+    def read_from(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[EncodedTask, list[str]]:
+        if kept is None:
+            return _encoded(manifest, name, splits, word_pieces)
+        return _kept(manifest, name, splits, word_pieces, kept, how)
+
+    def read(name: str) -> tuple[EncodedTask, list[str]]:
+        if manifest.spec(name).streamed:
+            return stream_task(manifest, name, splits, read_from)
+        return read_from(manifest, name, splits)
+
+    found = every(read, chosen_names(manifest, names))
+    return [task for task, _ in found], list(dict.fromkeys(notice for _, said in found for notice in said))
+
+
+def _encoded(
+    manifest: Manifest, name: str, splits: Sequence[Split], word_pieces: WordPieces
+) -> tuple[EncodedTask, list[str]]:
+    task, notices = load_task(manifest, name, splits=splits)
+    encoded, said = encode_task(task, word_pieces)
+    return encoded, notices + said
+
+
+def _kept(
+    manifest: Manifest,
+    name: str,
+    splits: Sequence[Split],
+    word_pieces: WordPieces,
+    kept: DiskCache,
+    how: Mapping[str, Any],
+) -> tuple[EncodedTask, list[str]]:
+    """The task of an entry, made now if need be."""
+    _, digests = task_files(manifest, name, splits)
+    # The root is part of it because places and notices name files.
+    about = {
+        **how,
+        "task": name,
+        "root": str(manifest.root),
+        "spec": manifest.spec(name).model_dump(mode="json", exclude=UNREAD),
+        "splits": [split for split in SPLITS if split in splits],
+        "files": [list(pair) for pair in digests.items()],
+    }
+    read = partial(_read, name=name, spec=manifest.spec(name), digests=digests)
+    found, troubles = kept.find(about, read)
+    if found is not None:
+        return found[0], found[1] + troubles
+    task, notices = _encoded(manifest, name, splits, word_pieces)
+    if task_files(manifest, name, splits)[1] == digests:  # nobody wrote to a file since it was hashed
+        content = _content(task, notices)
+        entry, said = kept.add(about, len(content), partial(_write, content=content), read)
+        troubles += said
+        if entry is not None:
+            task = entry[0]
+    return task, [*notices, *troubles]
+
+
+def _how(word_pieces: WordPieces) -> dict[str, Any]:
+    """What the word pieces of every task are a function of, beside the task."""
+    tokenizer, settings = word_pieces.tokenizer, [field.name for field in fields(word_pieces)]
+    return {
+        "code_sha256": _code_digest(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("tokenizers", "datasets")},
+        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "encode_special_tokens": tokenizer.encode_special_tokens,
+        "word_pieces": {name: getattr(word_pieces, name) for name in settings if name != "tokenizer"},
+    }
+
+
+@cache
+def _code_digest() -> str:
+    """SHA-256 of the modules beside and below: a correction of a reader must not meet what it would not have read."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
+    """A task's arrays, and what else there is to know, as a safetensors file."""
+    arrays: _Arrays = {}
+    for name, split in task.splits.items():
+        arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
+        optional = {"segments": split.segments, "widths": split.widths}
+        arrays |= {f"{name}.{field}": array for field, array in optional.items() if array is not None}
+        if split.passages is not None:
+            arrays |= _passage_arrays(name, split.passages)
+        arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
+    facts = {
+        "labels": task.task.labels,
+        "notices": notices,
+        "paths": {name: split.places.paths for name, split in task.splits.items()},
+    }
+    return save(arrays, metadata={"facts": json.dumps(facts)})
+
+
+def _passage_arrays(name: str, passages: Passages) -> _Arrays:
+    """Arrays of passages; their texts and answers as the bytes of a JSON document."""
+    texts = {"texts": passages.texts, "answers": passages.answers}
+    limits = {"max_answer": passages.max_answer, "no_answer_above": passages.no_answer_above}
+    return {
+        f"{name}.passages": np.frombuffer(json.dumps(texts | limits).encode(), dtype=np.uint8),
+        f"{name}.passage_of": passages.of,
+        f"{name}.starts": passages.starts,
+        f"{name}.ends": passages.ends,
+    }
+
+
+def _passages(arrays: _Arrays, name: str) -> Passages | None:
+    if f"{name}.passages" not in arrays:
+        return None
+    told = json.loads(arrays[f"{name}.passages"].tobytes())
+    return Passages(
+        texts=tuple(told["texts"]),
+        of=arrays[f"{name}.passage_of"],
+        answers=tuple(map(tuple, told["answers"])),
+        starts=arrays[f"{name}.starts"],
+        ends=arrays[f"{name}.ends"],
+        max_answer=told["max_answer"],
+        no_answer_above=told["no_answer_above"],
+    )
+
+
+def _write(folder: Path, *, content: bytes) -> None:
+    write_durable(folder / TEXT, content)
+
+
+def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -> tuple[EncodedTask, list[str]]:
+    """Map an entry's arrays, which the file's tensors share their memory with."""
+    with safe_open(folder / TEXT, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        arrays: _Arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    task = make_task(name, spec, labels=facts["labels"], digests=digests)
+    softmax_over = spec.kind.softmax_over
+    splits = {split: _split(arrays, split, paths, softmax_over) for split, paths in facts["paths"].items()}
+    return EncodedTask(task=task, splits=splits), facts["notices"]
+
+
+def _split(arrays: _Arrays, name: str, paths: Sequence[str], softmax_over: SoftmaxOver) -> EncodedSplit:
+    own = {field: arrays[f"{name}.{field}"] for field in (*ARRAYS, "files", "lines")}
+    return EncodedSplit(
+        pieces=own["pieces"],
+        piece_starts=own["piece_starts"],
+        segments=arrays.get(f"{name}.segments"),
+        positions=own["positions"],
+        widths=arrays.get(f"{name}.widths"),
+        word_starts=own["word_starts"],
+        labels=own["labels"],
+        softmax_over=softmax_over,
+        windows_of=own["windows_of"],
+        places=Places(paths=tuple(paths), files=own["files"], lines=own["lines"]),
+        passages=_passages(arrays, name),
+    )

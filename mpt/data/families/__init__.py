@@ -1,0 +1,1 @@
+"""Families of tasks: how each is encoded."""

@@ -1,0 +1,183 @@
+"""Questions about passages to word pieces: windows over the passage, the question in each.
+
+A window is [question, part of the passage]. Its scored places are one that stands for "no answer here", the first
+special piece ([CLS]), or the last piece where the backbone is causal and that piece alone has read everything; then
+every piece of the passage. Each keeps the characters it covers, so that answers are cut out of the passage and nothing
+needs the tokenizer again. An answer that begins or ends inside of a piece is trained as the pieces that cover it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from mpt.base.errors import DataError
+from mpt.data.encoded import EncodedSplit, Passages, places_of
+from mpt.data.example import Question
+from mpt.data.families.tokenization import NOTICES_SHOWN, WordPieces
+from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.ragged import starts_of
+
+START, END = 1, 2  # bits of the columns of a head
+_Array = Int32[np.ndarray, " n"]
+
+
+def encode_questions(
+    questions: Sequence[Question], word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool
+) -> tuple[EncodedSplit, list[str]]:
+    """Tokenise questions and passages.
+
+    Windows overlap by `spec.stride` pieces, at most by half a window. A question takes at most `spec.max_question`
+    pieces, and half of what the backbone takes.
+
+    Args:
+        questions: With answers, if `labelled`.
+        word_pieces: The backbone's tokenizer.
+        spec: The task.
+        labelled: Whether to keep what is right.
+
+    Returns:
+        The windows, and notices for the user.
+
+    Raises:
+        DataError: `spec.long` is "error" and a passage does not fit one window; all of them are named.
+    """
+    build = _Builder(word_pieces, spec, labelled=labelled)
+    asked = _tokenised({it.question.strip() for it in questions}, word_pieces)
+    read = _tokenised({it.passage for it in questions}, word_pieces)
+    for question in questions:
+        build.add(question, asked[question.question.strip()], read[question.passage])
+    if build.windowed and spec.long_policy == "error":
+        told = [f"{where}: does not fit one window. Shorten it, or set long: window" for where in build.windowed]
+        raise DataError(told[:20] + ([f"... and {len(told) - 20} more"] if len(told) > 20 else []))
+    return build.split(questions), build.notices()
+
+
+class _Builder:
+    """Windows of one question after the other."""
+
+    def __init__(self, word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool) -> None:
+        self.word_pieces, self.spec, self.labelled = word_pieces, spec, labelled
+        self.room = word_pieces.room - len(word_pieces.between)
+        self.pieces: list[_Array] = []
+        self.second: list[int] = []
+        self.positions: list[_Array] = []
+        self.labels: list[_Array] = []
+        self.spans: list[Int32[np.ndarray, "words 2"]] = []
+        self.counts: list[int] = []
+        self.cut: list[str] = []
+        self.windowed: list[str] = []
+        self.uncovered: list[str] = []
+
+    def add(self, question: Question, asked: Any, read: Any) -> None:
+        """Add the windows of one question."""
+        ids = asked.ids or [self.word_pieces.unknown or 0]
+        limit = min(self.spec.max_question, self.room // 2)
+        if len(ids) > limit:
+            self.cut.append(f"{question.where} ({len(ids)} word pieces)")
+        ids = ids[:limit]
+        room = self.room - len(ids)
+        spans = np.array(read.offsets, dtype=np.int32).reshape(-1, 2)
+        wanted = _covering(question, spans) if self.labelled else None
+        if wanted is None and question.answers:
+            self.uncovered.append(question.where)
+        shown = _windows(len(spans), room, min(self.spec.stride, room // 2))
+        if len(shown) > 1:
+            self.windowed.append(f"{question.where} ({len(spans)} word pieces)")
+        self.counts.append(len(shown))
+        for first, last in shown:
+            self._window(ids, read.ids[first:last], spans[first:last])
+            self.labels.append(_labels(last - first, wanted, first))
+
+    def _window(self, asked: Sequence[int], read: Sequence[int], spans: Int32[np.ndarray, "n 2"]) -> None:
+        pieces = self.word_pieces
+        head = [*pieces.prefix, *asked, *pieces.between]
+        window = np.array([*head, *read, *pieces.suffix], dtype=np.int32)
+        nowhere = len(window) - 1 if pieces.last_piece else 0
+        self.pieces.append(window)
+        self.second.append(len(head))
+        self.positions.append(np.array([nowhere, *range(len(head), len(head) + len(read))], dtype=np.int32))
+        self.spans.append(np.concatenate([np.full((1, 2), -1, dtype=np.int32), spans]))
+
+    def split(self, questions: Sequence[Question]) -> EncodedSplit:
+        """All windows."""
+        sizes = np.array([len(window) for window in self.pieces], dtype=np.int64)
+        words = np.array([len(window) for window in self.positions], dtype=np.int64)
+        starts, ends = (np.ascontiguousarray(column) for column in _joined(self.spans, (0, 2)).T)
+        numbers: dict[str, int] = {}
+        of = [numbers.setdefault(question.passage, len(numbers)) for question in questions]
+        segments = None
+        if self.word_pieces.second_segment:
+            second = np.repeat(starts_of(sizes)[:-1] + self.second, sizes) <= np.arange(sizes.sum())
+            segments = (second * self.word_pieces.second_segment).astype(np.uint8)
+        return EncodedSplit(
+            pieces=_joined(self.pieces),
+            piece_starts=starts_of(sizes),
+            segments=segments,
+            positions=_joined(self.positions),
+            word_starts=starts_of(words),
+            labels=_joined(self.labels) if self.labelled else None,
+            softmax_over="window",
+            windows_of=starts_of(np.array(self.counts, dtype=np.int64)),
+            places=places_of([(question.path, question.lines[0]) for question in questions]),
+            passages=Passages(
+                texts=tuple(numbers),
+                of=np.array(of, dtype=np.int32),
+                answers=tuple(question.tags for question in questions) if self.labelled else None,  # type: ignore[misc]
+                starts=starts,
+                ends=ends,
+                max_answer=self.spec.max_answer,
+                no_answer_above=self.spec.no_answer_above if self.spec.no_answer else None,
+            ),
+        )
+
+    def notices(self) -> list[str]:
+        """What the user should know, one line a kind."""
+        kinds = (
+            (self.windowed, "questions whose passages are read in overlapping windows"),
+            (self.cut, f"questions longer than {self.spec.max_question} word pieces or half a window, cut at the end"),
+            (self.uncovered, "questions whose first answer has no word piece, trained as without an answer"),
+        )
+        return [
+            f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
+        ]
+
+
+def _tokenised(texts: set[str], word_pieces: WordPieces) -> dict[str, Any]:
+    """Pieces of each text, with the characters that they cover."""
+    ordered = sorted(texts)
+    return dict(zip(ordered, word_pieces.tokenizer.encode_batch(ordered, add_special_tokens=False), strict=True))
+
+
+def _windows(count: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """First and last piece (excluded) of windows that cover all pieces; one window of nothing where there are none."""
+    shown = [(0, min(room, count))]
+    while shown[-1][1] < count:
+        first = shown[-1][1] - overlap
+        shown.append((first, min(first + room, count)))
+    return shown
+
+
+def _covering(question: Question, spans: Int32[np.ndarray, "n 2"]) -> tuple[int, int] | None:
+    """First and last piece that the first answer has characters in."""
+    if not question.answers:
+        return None
+    answer = question.answers[0]
+    inside = np.flatnonzero((spans[:, 0] < answer.end) & (spans[:, 1] > answer.start))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _labels(count: int, wanted: tuple[int, int] | None, first: int) -> _Array:
+    """Bits of a window's places: the answer's ends where it shows all of it, else "no answer here"."""
+    labels = np.zeros(1 + count, dtype=np.int32)
+    if wanted is not None and first <= wanted[0] and wanted[1] < first + count:
+        labels[1 + wanted[0] - first] |= START
+        labels[1 + wanted[1] - first] |= END
+    else:
+        labels[0] = START | END
+    return labels
+
+
+def _joined(rows: Sequence[Int32[np.ndarray, "..."]], empty: tuple[int, ...] = (0,)) -> Int32[np.ndarray, "..."]:
+    return np.concatenate(rows) if rows else np.zeros(empty, dtype=np.int32)

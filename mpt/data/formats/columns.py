@@ -1,0 +1,212 @@
+"""Column files: CoNLL (one word a line, blank line between sentences) and CoNLL-U."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mpt.base.errors import DataError, did_you_mean
+from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, split_lines
+from mpt.data.tags import undeclared_tags
+
+CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+"""Source: https://universaldependencies.org/format.html"""
+
+DELIMITERS = {"tab": "\t", "space": " "}
+_BLANK = " \t"
+_FIELD = re.compile(r"[^ \t]+")
+
+LineKind = Literal["blank", "comment", "docstart", "skipped", "word"]
+
+
+def read_columns(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+    """Yield the sentences of a column file; lines that break the layout go to `problems`, their sentence is left out.
+
+    The lines of one sentence have the same number of columns. Columns to the right may differ in number between
+    sentences (CoNLL-2012 has one for each predicate), unless a column is counted from the end: then the whole file has
+    one number.
+    """
+    layout = _Layout(source)
+    pending = _Pending()
+    documents = 0 if source.docstart is not None else None
+    for number, line in enumerate(split_lines(text), 1):
+        kind = line_kind(line, source)
+        if kind == "word":
+            layout.read_word(number, line, pending, problems)
+        elif kind == "comment":
+            layout.check_comment(number, line, problems)
+        elif kind != "skipped":
+            yield from pending.close(documents)
+            layout.end_sentence()
+            documents = documents + 1 if documents is not None and kind == "docstart" else documents
+    yield from pending.close(documents)
+
+
+def line_kind(line: str, source: SourceFormat) -> LineKind:
+    """Say what a line of a column file is.
+
+    In CoNLL-U a comment begins with `#`, which no id does, and only rows with a plain integer id are words: ranges
+    (`1-2`, multiword tokens) and empty nodes (`8.1`) are skipped.
+    """
+    if not line.strip(_BLANK):
+        return "blank"
+    if source.format == "conllu":
+        if line.startswith("#"):
+            return "comment"
+        return "skipped" if re.match(r"[0-9]+[-.][0-9]+\t", line) else "word"
+    if source.docstart is not None and re.match(re.escape(source.docstart) + r"(?:[ \t]|$)", line):
+        return "docstart"
+    if source.comment_prefix is not None and line.startswith(source.comment_prefix):
+        return "comment"
+    return "word"
+
+
+def split_fields(line: str, delimiter: str) -> list[str]:
+    """Cut a line into its columns."""
+    if delimiter == "whitespace":
+        return _FIELD.findall(line)
+    return line.split(DELIMITERS.get(delimiter, delimiter))
+
+
+def replace_field(line: str, delimiter: str, column: int | None, value: str) -> str:
+    """Put a value into a column of a line, or behind the last one (None), and leave every other character alone."""
+    if delimiter == "whitespace":
+        if column is None:
+            return line + ("\t" if "\t" in line else " ") + value
+        bounds = [match.span() for match in _FIELD.finditer(line)]
+        start, end = bounds[column]
+        return line[:start] + value + line[end:]
+    separator = DELIMITERS.get(delimiter, delimiter)
+    fields = line.split(separator)
+    if column is None:
+        fields.append(value)
+    else:
+        fields[column] = value
+    return separator.join(fields)
+
+
+def delimiter_of(source: SourceFormat) -> str:
+    """Return the delimiter of a column file; that of CoNLL-U is always the tab."""
+    return "tab" if source.format == "conllu" else source.delimiter
+
+
+def tag_column_of(source: SourceFormat) -> int | None:
+    """Return the index of the tag column, a CoNLL-U name resolved.
+
+    Raises:
+        DataError: The name is not a column of CoNLL-U, or the format has no named columns.
+    """
+    column = source.tag_column
+    if column is None or isinstance(column, int):
+        return column
+    if source.format != "conllu":
+        raise DataError(f'columns.tag "{column}" is a name; only conllu has named columns. Write its index, from 0')
+    if column.lower() not in CONLLU_COLUMNS:
+        known = ", ".join(CONLLU_COLUMNS)
+        raise DataError(
+            f'columns.tag "{column}" is not a column of CoNLL-U ({known}).{did_you_mean(column, CONLLU_COLUMNS)}'
+        )
+    return CONLLU_COLUMNS.index(column.lower())
+
+
+def word_column_of(source: SourceFormat) -> int:
+    """Return the index of the word column.
+
+    Raises:
+        DataError: A column of CoNLL-U other than FORM is asked for, or a name in a format without names.
+    """
+    column = source.word_column
+    if source.format == "conllu":
+        if column not in (0, 1, "form", "FORM"):
+            raise DataError(f'columns.word "{column}": the word of a CoNLL-U row is its FORM. Leave columns.word out')
+        return 1
+    if isinstance(column, str):
+        raise DataError(f'columns.word "{column}" is a name; only conllu has named columns. Write its index, from 0')
+    return column
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The sentence that is being read."""
+
+    words: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    broken: bool = False
+
+    def close(self, document: int | None) -> Iterator[RawSentence]:
+        """Yield the sentence, if there is one that can be used, and begin anew."""
+        if self.words and not self.broken:
+            tags = tuple(self.tags) if self.tags else None
+            yield RawSentence(words=tuple(self.words), tags=tags, lines=tuple(self.lines), document=document)
+        self.words, self.tags, self.lines, self.broken = [], [], [], False
+
+
+class _Layout:
+    """Holds the word lines of one file to its declared columns."""
+
+    def __init__(self, source: SourceFormat) -> None:
+        self.source = source
+        self.delimiter = delimiter_of(source)
+        self.word, self.tag = word_column_of(source), tag_column_of(source)
+        self.first: tuple[int, int] | None = None  # number of columns, and the line that set it
+        self.width = 0
+
+    def end_sentence(self) -> None:
+        if self.word >= 0 and (self.tag is None or self.tag >= 0):
+            self.first = None
+
+    def read_word(self, number: int, line: str, pending: _Pending, problems: Problems) -> None:
+        fields = split_fields(line, self.delimiter)
+        problem = self._misfit(fields, line, number) or self._unusable(fields, not pending.words)
+        if problem:
+            problems.add(number, problem)
+            pending.broken = True
+            return
+        pending.words.append(fields[self.word])
+        pending.lines.append(number)
+        if self.tag is not None:
+            pending.tags.append(fields[self.tag])
+
+    def check_comment(self, number: int, line: str, problems: Problems) -> None:
+        """Refuse a comment that is a word with its tag: a hashtag taken for a comment would be lost without a word."""
+        if self.tag is None or self.source.format == "conllu" or self.source.scheme == "raw":
+            return
+        fields = split_fields(line, self.delimiter)
+        if len(fields) == self.width and not undeclared_tags([fields[self.tag]], self.source.scheme):
+            prefix = quoted(self.source.comment_prefix or "")
+            problems.add(number, f"begins with comment_prefix {prefix}, yet is a word with a tag: {quoted(line)}")
+
+    def _misfit(self, fields: list[str], line: str, number: int) -> str | None:
+        count = len(fields)
+        if self.source.format == "conllu":
+            if count != len(CONLLU_COLUMNS):
+                return f"line has {_columns(count)}, CoNLL-U has 10 separated by tabs. Line: {quoted(line)}"
+            return None if fields[0].isdecimal() else f"{quoted(fields[0])} is not a CoNLL-U id. Line: {quoted(line)}"
+        for name, column in (("word", self.word), ("tag", self.tag)):
+            if column is not None and not -count <= column < count:
+                asked = f"line has {_columns(count)}, columns.{name} asks for index {column} (counted from 0)"
+                return f"{asked}. Line: {quoted(line)}{self._other_delimiter(line, count)}"
+        self.first = self.first or (count, number)
+        self.width = self.first[0]
+        if count == self.width:
+            return None
+        return f"line has {_columns(count)}, line {self.first[1]} has {self.width}. Line: {quoted(line)}"
+
+    def _other_delimiter(self, line: str, count: int) -> str:
+        others = [other for other in ("tab", "whitespace") if len(split_fields(line, other)) > count]
+        return f". It would have more with delimiter: {others[0]}" if others else ""
+
+    def _unusable(self, fields: list[str], first: bool) -> str | None:
+        word = fields[self.word]
+        if not word.strip(_BLANK):
+            return "the word is empty"
+        if first and word == "-DOCSTART-" and self.source.format == "conll":
+            return '-DOCSTART- marks a document and is no word. Set docstart: "-DOCSTART-"'
+        if self.source.format == "conllu" and self.tag is not None and fields[self.tag] == "_":
+            return f"{CONLLU_COLUMNS[self.tag]} is _, which means none. Every word needs a tag"
+        return None
+
+
+def _columns(count: int) -> str:
+    return f"{count} column" if count == 1 else f"{count} columns"

@@ -1,0 +1,96 @@
+"""JSON documents of slot-filling data: snips (text in chunks) and rasa (text with character spans)."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mpt.base.errors import DataError
+from mpt.data.formats.json_walk import items, members, read_document, skip
+from mpt.data.formats.jsonlines import char_spans_of, member, parse_json
+from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted
+from mpt.data.formats.words import CharSpan, tag_words
+
+RASA_EXAMPLES = ("common_examples", "intent_examples", "entity_examples")
+"""Lists under rasa_nlu_data that all hold training examples; only the first is usual.
+
+Source: rasa_nlu 0.x, training_data/formats/rasa.py.
+"""
+
+
+def read_snips(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+    """Yield the utterances of a document `{intent: [{"data": [{"text": ..., "entity": ...}, ...]}, ...]}`.
+
+    The text of an utterance is that of its chunks, joined; a chunk with an `entity` is a slot of this type. Intents
+    are not read.
+    """
+    document = read_document(text, problems)
+    for intent, at in members(text, skip(text, 0)) if document else ():
+        if isinstance(document[intent], list):
+            yield from _sentences(text, at, _snips_utterance, source, problems)
+        else:
+            problems.add(text.count("\n", 0, at) + 1, f'intent "{intent}" must hold a list of utterances')
+
+
+def read_rasa(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+    """Yield the examples of a Rasa NLU document `{"rasa_nlu_data": {"common_examples": [...]}}`.
+
+    An example has a `text` and may have `entities` with `start`, `end` (excluded), `entity` and a `value` that equals
+    the slice. A value that is a synonym of the slice is refused: it cannot be told from a wrong offset.
+    """
+    document = read_document(text, problems)
+    data = document.get("rasa_nlu_data")
+    if not isinstance(data, dict) or not isinstance(data.get(RASA_EXAMPLES[0]), list):
+        if document:
+            problems.add(1, f"expected a list rasa_nlu_data.{RASA_EXAMPLES[0]} in this document")
+        return
+    top = dict(members(text, skip(text, 0)))
+    for key, at in members(text, top["rasa_nlu_data"]):
+        if key in RASA_EXAMPLES and isinstance(data[key], list):
+            yield from _sentences(text, at, _rasa_example, source, problems)
+
+
+def _snips_utterance(utterance: Any) -> tuple[str, list[CharSpan]]:
+    chunks = member(utterance, "data") if isinstance(utterance, dict) else None
+    if not isinstance(chunks, list) or not all(isinstance(chunk, dict) for chunk in chunks):
+        raise DataError(f'an utterance must hold a list "data" of chunks, got {quoted(json.dumps(utterance))}')
+    text, entities = "", []
+    for index, chunk in enumerate(chunks):
+        piece, kind = member(chunk, "text"), chunk.get("entity")
+        if not isinstance(piece, str) or not isinstance(kind, str | None) or kind == "":
+            raise DataError(f"data[{index}] must hold strings, got {quoted(json.dumps(chunk))}")
+        if kind is not None:
+            entities.append(CharSpan(start=len(text), end=len(text) + len(piece), type=kind))
+        text += piece
+    return text, entities
+
+
+def _rasa_example(example: Any) -> tuple[str, list[CharSpan]]:
+    text = member(example, "text") if isinstance(example, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f'an example must hold a string "text", got {quoted(json.dumps(example))}')
+    entities = char_spans_of(
+        example.get("entities", []), text, type_keys=("entity",), text_keys=("value",), name="entities"
+    )
+    return text, entities
+
+
+def _sentences(
+    text: str,
+    at: int,
+    parse: Callable[[Any], tuple[str, list[CharSpan]]],
+    source: SourceFormat,
+    problems: Problems,
+) -> Iterator[RawSentence]:
+    """Yield the sentence of each item of the array that begins at offset `at`, with the line where the item begins."""
+    line, counted = 1, 0
+    for start, end in items(text, at):
+        line, counted = line + text.count("\n", counted, start), start
+        try:
+            words, entities = parse(parse_json(text[start:end]))
+        except DataError as error:
+            for problem in error.problems:
+                problems.add(line, problem)
+            continue
+        sentence = tag_words(words, None if source.spans_field is None else entities, line, problems)
+        if sentence is not None:
+            yield sentence

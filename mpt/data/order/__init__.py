@@ -1,0 +1,1 @@
+"""Which task and which examples make which step."""

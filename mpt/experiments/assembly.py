@@ -1,0 +1,384 @@
+"""Pieces of a run that both stages put together in the same way."""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from mpt.base.errors import ConfigError, every
+from mpt.base.files import published_folder, write_durable
+from mpt.base.settings import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
+from mpt.base.signals import StopRequest
+from mpt.data.encoded import EncodedTask
+from mpt.data.families.encoding import encode_task
+from mpt.data.manifest.task_spec import Split
+from mpt.data.order.plan import Plan, StreamSize, TaskSize, Units
+from mpt.data.shards import Shards
+from mpt.data.tasks import Task
+from mpt.evaluation.evaluator import evaluate_tasks
+from mpt.model.backbone.backbone import Backbone, load_backbone
+from mpt.model.backbone.probe import probe
+from mpt.model.backbone.sharding import Sharding
+from mpt.model.backbone.trunk_cache import TrunkCache, default_folder
+from mpt.model.scorer import Tagger
+from mpt.model.state.bank import PromptBank, PromptShape
+from mpt.model.state.network import Reparameterisation, by_token, reparameterise
+from mpt.training.checkpoint import Checkpoint
+from mpt.training.engines import Engine
+from mpt.training.launch import build_workers
+from mpt.training.loop import Progress, Run, train
+from mpt.training.ranks import Share, lost_after, one_first, together
+from mpt.training.runlog import RunLog
+
+Resume = Literal["never", "auto", "must"]
+"""Whether to go on with a run folder: no, it must not be there; if there is one; yes, it must be there."""
+TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
+
+
+def open_backbone(
+    settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator, sharding: Sharding | None = None
+) -> Backbone:
+    """Load the backbone on this rank's device and prove that it listens to prompts."""
+    backbone = load_backbone(
+        settings.reference,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        prompt_length=prompt_length,
+        shifted=settings.positions == "shifted",
+        longest_window=settings.longest_window,
+        word_state=settings.word_state,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=accelerator.device,
+        sharding=sharding,
+    )
+    probe(backbone)
+    return backbone
+
+
+def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[EncodedTask], list[str]]:
+    """Encode all splits of all tasks; returns notices too.
+
+    Raises:
+        DataError: With the problems of all tasks.
+    """
+    encoded = every(lambda task: encode_task(task, backbone.word_pieces), tasks)
+    return [task for task, _ in encoded], [notice for _, said in encoded for notice in said]
+
+
+def keep_trunk(
+    tasks: Sequence[EncodedTask],
+    backbone: Backbone,
+    shapes: Sequence[PromptShape],
+    settings: BackboneSettings,
+    accelerator: Accelerator,
+    *,
+    backbone_dropout: float,
+) -> tuple[list[EncodedTask], list[str]]:
+    """Give train and dev the outputs of the layers below the first prompt, computed once for all runs.
+
+    Returns:
+        The tasks, and notices about what the cache could not do.
+    """
+    depth = min((layer for shape in shapes for layer in shape.layers), default=0)
+    if depth == 0 or backbone.trunk is None or settings.trunk_cache_gib == 0:
+        return list(tasks), []
+    if backbone_dropout:
+        return list(tasks), [
+            "outputs of the layers below the first prompt are computed in every step: training.backbone_dropout makes "
+            "them others each time"
+        ]
+    if backbone.sharded:
+        return list(tasks), [
+            "outputs of the layers below the first prompt are computed in every step: they are not kept on disk where "
+            "ranks share a backbone"
+        ]
+    cache = TrunkCache(folder=default_folder(), max_bytes=int(settings.trunk_cache_gib * 2**30))
+    length = max(shape.length for shape in shapes)
+
+    def kept() -> tuple[list[EncodedTask], list[str]]:
+        found: list[EncodedTask] = []
+        notices: list[str] = []
+        for task in tasks:
+            splits = dict(task.splits)
+            for name in TRUNK_SPLITS & splits.keys():
+                states, said = cache.states(backbone, splits[name], depth, prompt_length=length)
+                splits[name] = replace(splits[name], trunk=states)
+                notices += said
+            found.append(replace(task, splits=splits))
+        return found, list(dict.fromkeys(notices))
+
+    return one_first(accelerator, kept)
+
+
+def tell(console: Console, notices: Sequence[str]) -> None:
+    """Print notices as they are, one a line."""
+    for notice in notices:
+        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
+
+
+def prompt_shape(backbone: Backbone, settings: PromptSettings) -> PromptShape:
+    """The shape that the settings ask for over this backbone.
+
+    Raises:
+        ConfigError: A prompted layer that the backbone does not have.
+    """
+    layers = settings.layers
+    if layers == "all":
+        layers = backbone.num_layers
+    chosen = tuple(range(backbone.num_layers - layers, backbone.num_layers)) if isinstance(layers, int) else layers
+    if not chosen or min(chosen) < 0 or max(chosen) >= backbone.num_layers or list(chosen) != sorted(set(chosen)):
+        raise ConfigError(
+            f"prompt.layers: {settings.layers} over a backbone of {backbone.num_layers} layers. Expected all, a number "
+            f"of upper layers up to {backbone.num_layers}, or ascending indices from 0 to {backbone.num_layers - 1}"
+        )
+    return PromptShape(
+        num_layers=backbone.num_layers,
+        layers=chosen,
+        num_heads=backbone.num_key_value_heads,
+        length=settings.length,
+        head_dim=backbone.head_dim,
+    )
+
+
+def new_bank(
+    prompt: Float[Tensor, "L 2 G P D"], shape: PromptShape, settings: PromptSettings, *, seed: int
+) -> PromptBank:
+    """A slot to train from a prompt, with the network behind it that the settings ask for."""
+    width = shape.num_heads * shape.head_dim
+    network = new_network(by_token(prompt), settings, input_size=width, seed=seed)
+    return PromptBank([prompt], [shape], dropout=settings.dropout, reparameterisation=network)
+
+
+def new_network(
+    start: Float[Tensor, "P V"], settings: PromptTrainingSettings, *, input_size: int, seed: int
+) -> Reparameterisation | None:
+    """The network that the settings ask for behind a prompt, given as a row for each virtual token."""
+    if settings.reparameterisation == "none":
+        return None
+    return reparameterise(
+        start, kind=settings.reparameterisation, input_size=input_size, hidden_size=settings.hidden_size, seed=seed
+    )
+
+
+def build_plan(
+    tasks: Sequence[EncodedTask],
+    rates: Mapping[str, float],
+    settings: StageSettings,
+    *,
+    tasks_per_step: int,
+    accelerator: Accelerator,
+) -> Plan:
+    """The order of a run.
+
+    Raises:
+        ConfigError: Micro-batches cannot be shared out evenly over draws and ranks.
+    """
+    training = settings.training
+    if training.micro_batches % (tasks_per_step * accelerator.num_processes):
+        raise ConfigError(
+            f"training.micro_batches: {training.micro_batches} is not a multiple of {tasks_per_step} tasks per step x "
+            f"{accelerator.num_processes} processes, so ranks would not hold the same task side by side. "
+            f"Set training.micro_batches={tasks_per_step * accelerator.num_processes} or a multiple of it"
+        )
+    sizes = (
+        TaskSize(
+            name=encoded.task.name,
+            rate=rates[encoded.task.name],
+            pieces=encoded.splits["train"].unit_pieces,
+            words=encoded.splits["train"].unit_terms,
+            loss_weight=encoded.task.spec.loss_weight,
+        )
+        if encoded.shards is None
+        else StreamSize(
+            name=encoded.task.name,
+            rate=rates[encoded.task.name],
+            shards=encoded.shards.sizes,
+            read=_reader(encoded.shards),
+            loss_weight=encoded.task.spec.loss_weight,
+        )
+        for encoded in tasks
+    )
+    return Plan(
+        sizes,
+        seed=training.seed,
+        tokens=training.tokens_per_micro_batch,
+        micro_batches=training.micro_batches,
+        tasks_per_step=tasks_per_step,
+    )
+
+
+def _reader(shards: Shards) -> Callable[[int], Units]:
+    """What the plan reads of a shard."""
+
+    def read(shard: int) -> Units:
+        split = shards.open(shard)
+        return split.unit_pieces, split.unit_terms
+
+    return read
+
+
+def execute(
+    tagger: Tagger,
+    tasks: Sequence[EncodedTask],
+    plan: Plan,
+    settings: StageSettings,
+    *,
+    accelerator: Accelerator,
+    engine: Engine,
+    console: Console,
+    folder: Path | None,
+    identity: Mapping[str, Any],
+    title: str | None,
+    checkpoint: Checkpoint | None = None,
+) -> Progress:
+    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop.train`."""
+    log = RunLog(
+        folder,
+        console=console,
+        accelerator=accelerator,
+        steps=settings.training.steps,
+        step=checkpoint.step if checkpoint else 0,
+        title=title,
+    )
+    with closing(log), StopRequest() as stop, sharing(settings, accelerator, engine, stop) as share:
+        run = Run(
+            tagger=tagger,
+            tasks=tasks,
+            plan=plan,
+            settings=settings,
+            accelerator=accelerator,
+            evaluate=lambda limit: {
+                name: score.primary
+                for name, score in evaluate_tasks(tagger, tasks, "dev", limit=limit, share=share).items()
+            },
+            log=log,
+            folder=folder,
+            identity=identity,
+            workers=share.workers,
+            engine=engine,
+            stop=stop,
+        )
+        with lost_after(accelerator, settings.training.timeout_seconds):
+            return train(run, checkpoint)
+
+
+@contextmanager
+def sharing(
+    settings: StageSettings, accelerator: Accelerator, engine: Engine, stop: StopRequest | None = None
+) -> Iterator[Share]:
+    """The ranks, and the threads of this one, that share work out until the block ends."""
+    workers = build_workers(settings, accelerator, engine)
+    try:
+        yield Share(accelerator, workers, stop, in_step=engine.sharding is not None)
+    finally:
+        workers.close()
+
+
+def describe_size(tagger: Tagger) -> str:
+    """Trained parameters against the frozen ones."""
+    prompts = sum(prompt.numel() for prompt in tagger.prompts)
+    heads = sum(p.numel() for head in tagger.heads.values() for p in head.parameters())
+    frozen = tagger.backbone.num_parameters
+    weights = 0 if tagger.network is None else sum(p.numel() for p in tagger.network.parameters())
+    return (
+        f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
+        f"backbone's {frozen:,} frozen parameters"
+        + (f"; the prompt comes out of {weights:,} weights until training ends" if weights else "")
+    )
+
+
+def cost_of(progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+    """What training took: word pieces, seconds in steps, and peak memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    cost = {
+        "word_pieces": progress.pieces,
+        "seconds": round(progress.seconds, 1),
+        "pieces_per_second": round(progress.pieces / max(progress.seconds, 1e-9)),
+        "peak_memory_mib": round(peak),
+    }
+    if accelerator.device.type == "cuda":
+        cost["peak_device_memory_mib"] = round(torch.cuda.max_memory_allocated(accelerator.device) / 2**20)
+    return cost
+
+
+def describe_cost(cost: Mapping[str, float]) -> str:
+    """One line of it."""
+    return (
+        f"trained on {cost['word_pieces']:,} word pieces in {cost['seconds'] / 60:.1f} min "
+        f"({cost['pieces_per_second']:,} a second), peak memory {cost['peak_memory_mib']:,} MiB"
+    )
+
+
+def open_run_folder(folder: Path, contents: Mapping[str, bytes], *, resume: Resume) -> None:
+    """Make a run folder with what the run was given, or find the one that was made for the same run.
+
+    Raises:
+        ConfigError: It exists, or does not, against what `resume` says; it was made from something else; it cannot be
+            made.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        if resume == "must":
+            raise ConfigError(f"{folder}: nothing to resume, there is no such run. Start it with --resume auto or none")
+        publish_run_folder(folder, contents)
+        return
+    if resume == "never":
+        raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume auto, or give another --out")
+    missing = [name for name in contents if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Give another --out")
+    changed = [name for name, content in contents.items() if (folder / name).read_bytes() != content]
+    if changed:
+        raise ConfigError(
+            f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
+            "Give the same settings, manifest and checkpoint, or another --out"
+        )
+
+
+def open_results(
+    accelerator: Accelerator,
+    console: Console,
+    folder: Path,
+    contents: Mapping[str, bytes],
+    *,
+    line: str,
+    resume: Resume,
+) -> None:
+    """Say how several runs were launched, and make the folder of their results, or find it; see `open_run_folder`."""
+    console.print(line, highlight=False, soft_wrap=True)
+    with together(accelerator):
+        if accelerator.is_main_process:
+            open_run_folder(folder, contents, resume=resume)
+
+
+def publish_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Make a run folder that has all of its contents from the moment it has its name."""
+    try:
+        if folder.is_dir():
+            folder.rmdir()  # empty: whoever gave --out has made it
+        with published_folder(folder) as temporary:
+            for name, content in contents.items():
+                write_durable(temporary / name, content)
+    except OSError as error:
+        reason = error.strerror or "File exists"
+        raise ConfigError(f"{folder}: cannot make this folder: {reason}. Give another --out") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that a user named with --out.
+
+    Raises:
+        ConfigError: A file is in its way, or it may not be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot make this folder: {error.strerror}. Give another --out") from error

@@ -1,0 +1,139 @@
+"""Score a trained model on the splits of a manifest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from mpt.base.errors import CheckpointError, DataError
+from mpt.base.files import replace_durable, to_json
+from mpt.data.encoded import EncodedTask
+from mpt.data.manifest.reading import load_manifest
+from mpt.data.manifest.task_spec import Split
+from mpt.data.tasks import Task, load_tasks
+from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
+from mpt.evaluation.evaluator import evaluate_task, predict_split
+from mpt.evaluation.report import Report, TaskReport, print_report
+from mpt.experiments.assembly import encode_tasks, make_folder, tell
+from mpt.serving.saved import SavedModel, open_saved
+from mpt.training.checkpoint import differences
+
+
+def evaluate(
+    model: Path,
+    manifest_path: Path,
+    *,
+    tasks: Sequence[str],
+    split: Split,
+    out: Path | None,
+    backbone: str | None,
+    against: Path | None = None,
+    console: Console,
+) -> Report:
+    """Score tasks, print the report and write it as JSON and Markdown.
+
+    Args:
+        model: Run folder or checkpoint.
+        manifest_path: Declares the data.
+        tasks: Names; none stands for every task that manifest and model share.
+        split: Split to score.
+        out: Folder for `evaluation-SPLIT.json` and `.md`; None writes nothing.
+        backbone: Where the backbone lies now, when it has moved.
+        against: Another model of the same tasks, to compare with by a paired bootstrap over sentences.
+        console: Where people read.
+
+    Raises:
+        MptError: Of the fitting class; a task whose labels are not the head's is refused.
+    """
+    manifest = load_manifest(manifest_path)
+    saved = open_saved(model, reference=backbone)
+    names = list(tasks) or [name for name in manifest.tasks if name in saved.tasks]
+    if not names:
+        raise CheckpointError(
+            f"{saved.folder}: no task in common with {manifest_path}: the model has {', '.join(saved.tasks)}, the "
+            f"manifest {', '.join(manifest.tasks)}. Rename the task in the manifest if it is the same one"
+        )
+    loaded, notices = load_tasks(manifest, names=names, splits=(split,))
+    _check(saved, loaded, split)
+    other = None if against is None else open_saved(against, reference=backbone)
+    if other is not None:
+        _check(other, loaded, split)
+    encoded, said = encode_tasks(loaded, saved.tagger.backbone)
+    tell(console, notices + said)
+    if out is not None:
+        make_folder(out)
+    report = Report(
+        about={
+            "checkpoint": str(saved.folder),
+            "backbone": saved.tagger.backbone.identity.reference,
+            "manifest": str(manifest_path),
+        },
+        tasks=tuple(_task_report(saved, one, split) for one in encoded),
+    )
+    print_report(report, console)
+    if other is not None:
+        theirs, _ = encode_tasks(loaded, other.tagger.backbone)
+        _print_comparison(saved, encoded, other, theirs, split, console)
+    if out is not None:
+        replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
+        replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
+    return report
+
+
+def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
+    problems = []
+    for task in tasks:
+        saved.tagger.head(task.name)
+        found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
+        if found:
+            problems.append(
+                f'{saved.folder}: task "{task.name}": the label map differs from the manifest\'s: {"; ".join(found)}. '
+                "Evaluate on the data it was trained for, or set labels and label_map in the manifest"
+            )
+    if problems:
+        raise CheckpointError(problems)
+    without = [task.name for task in tasks if split not in task.splits]
+    if without:
+        raise DataError(f"no {split} split: {', '.join(without)}. Add files.{split} to the manifest or choose --split")
+
+
+def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskReport:
+    labels = encoded.splits[split].labels
+    assert labels is not None, "a task's sentences have tags"
+    return TaskReport(
+        task=encoded.task.name,
+        split=split,
+        score=evaluate_task(saved.tagger, encoded, split),
+        windows=len(encoded.splits[split]),
+        unseen_words=len(labels) - len(encoded.splits[split].positions),
+        digests=encoded.task.digests,
+    )
+
+
+def _print_comparison(
+    saved: SavedModel,
+    tasks: Sequence[EncodedTask],
+    other: SavedModel,
+    other_tasks: Sequence[EncodedTask],
+    split: Split,
+    console: Console,
+) -> None:
+    """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
+    console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
+    for mine, yours in zip(tasks, other_tasks, strict=True):
+        counts = _counts(saved, mine, split), _counts(other, yours, split)
+        result = paired_bootstrap(*counts, nothing=0.0 if mine.task.metric == "f1" else 1.0)
+        console.print(
+            f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
+            f"{100 * result.low:+.2f} to {100 * result.high:+.2f}",
+            highlight=False,
+        )
+
+
+def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
+    task = encoded.task
+    predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
+    gold = encoded.gold(split, range(len(predicted)))
+    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)

@@ -1,0 +1,1 @@
+"""The frozen language model, and how task states reach it."""

@@ -1,0 +1,1 @@
+"""Task states: parts, and banks of them."""

@@ -1,1 +1,0 @@
-"""The two stages, put together from data, model, training and evaluation."""

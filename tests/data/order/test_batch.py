@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpt.data.encoded import EncodedSplit, Places
+from mpt.data.order.batch import collate, evaluation_batches, word_rows
+
+PAD = 99
+
+
+def starts(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def split_of(*windows, labelled=True):
+    """A split of windows, each given as its pieces and the columns of its words; word n has label n."""
+    columns = [column for _, words in windows for column in words]
+    return EncodedSplit(
+        pieces=np.array([piece for pieces, _ in windows for piece in pieces], dtype=np.int32),
+        piece_starts=starts([len(pieces) for pieces, _ in windows]),
+        positions=np.array(columns, dtype=np.int32),
+        word_starts=starts([len(words) for _, words in windows]),
+        labels=np.arange(len(columns), dtype=np.int32) if labelled else None,
+        windows_of=np.arange(len(windows) + 1),
+        places=Places(
+            paths=("f.txt",),
+            files=np.zeros(len(windows), dtype=np.int32),
+            lines=np.arange(len(windows), dtype=np.int32),
+        ),
+    )
+
+
+THREE = (([1, 11, 12, 2], [1, 2]), ([1, 21, 2], [1]), ([1, 31, 32, 33, 34, 2], [1, 3, 4]))
+
+
+def test_collate():
+    batch = collate(split_of(*THREE), np.array([2, 1]), pad=PAD)
+    assert batch.input_ids_BS.tolist() == [[1, 31, 32, 33, 34, 2], [1, 21, 2, PAD, PAD, PAD]]
+    assert batch.attention_mask_BS.tolist() == [[True] * 6, [True] * 3 + [False] * 3]
+    assert batch.words_M.tolist() == [1, 3, 4, 6 + 1]
+    assert batch.labels_M.tolist() == [3, 4, 5, 2]
+    assert batch.num_pieces == 9
+    dtypes = (batch.input_ids_BS.dtype, batch.attention_mask_BS.dtype, batch.words_M.dtype, batch.labels_M.dtype)
+    assert dtypes == (torch.int64, torch.bool, torch.int64, torch.int64)
+
+
+def test_widths_follow_their_words():
+    split = replace(split_of(*THREE), widths=np.array([1, 1, 1, 2, 1, 1], dtype=np.int32))
+    batch = collate(split, np.array([2, 0]), pad=PAD)
+    assert batch.words_M.tolist() == [1, 3, 4, 6 + 1, 6 + 2] and batch.widths_M.tolist() == [2, 1, 1, 1, 1]
+    assert batch.widths_M.dtype == torch.int64
+    assert collate(split_of(*THREE), np.array([2, 0]), pad=PAD).widths_M is None
+
+
+def test_rows_of_one_length_have_no_mask():
+    batch = collate(split_of(*THREE), np.array([1, 1]), pad=PAD)
+    assert batch.attention_mask_BS is None and batch.num_pieces == 6
+    assert batch.input_ids_BS.tolist() == [[1, 21, 2]] * 2
+
+
+def test_text_without_labels_has_none():
+    assert collate(split_of(*THREE, labelled=False), np.array([0]), pad=PAD).labels_M is None
+
+
+@pytest.mark.parametrize("windows", [[0], [2, 1]])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_batch_moves_whole(windows, labelled):
+    batch = collate(split_of(*THREE, labelled=labelled), np.array(windows), pad=PAD)
+    moved = batch.to(torch.device("meta"))
+    for name in ("input_ids_BS", "attention_mask_BS", "words_M", "labels_M"):
+        before, after = getattr(batch, name), getattr(moved, name)
+        assert (before is None) == (after is None)
+        assert before is None or (after.device.type == "meta" and after.shape == before.shape)
+
+
+@st.composite
+def splits(draw):
+    windows = []
+    for number in range(draw(st.integers(1, 12))):
+        length = draw(st.integers(1, 9))
+        columns = draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=length, unique=True).map(sorted))
+        windows.append(([100 * number + i for i in range(length)], columns))
+    return split_of(*windows), windows
+
+
+@given(splits(), st.data())
+def test_every_word_of_a_batch_keeps_its_piece_and_label(split_windows, data):
+    split, windows = split_windows
+    rows = data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=8))
+    batch = collate(split, np.array(rows), pad=-1)
+    expected = [windows[row][0][column] for row in rows for column in windows[row][1]]
+    assert batch.input_ids_BS.flatten()[batch.words_M].tolist() == expected
+    words = [word for row in rows for word in range(split.word_starts[row], split.word_starts[row + 1])]
+    assert word_rows(split, np.array(rows)).tolist() == words
+    assert batch.labels_M.tolist() == words
+    assert batch.num_pieces == sum(len(windows[row][0]) for row in rows)
+    assert batch.num_pieces == int((batch.input_ids_BS >= 0).sum())
+
+
+@given(splits(), st.integers(1, 40), st.data())
+def test_evaluation_sees_every_window_once(split_windows, tokens, data):
+    split, windows = split_windows
+    wanted = data.draw(st.lists(st.integers(0, len(windows) - 1), unique=True, min_size=1))
+    groups = list(evaluation_batches(split, np.array(wanted), tokens=tokens))
+    assert sorted(np.concatenate(groups).tolist()) == sorted(wanted)
+    lengths = [split.window_pieces[group] for group in groups]
+    assert all(len(group) == 1 or len(group) * group.max() <= tokens for group in lengths)
+    assert (np.diff(np.concatenate(lengths)) >= 0).all()
+
+
+@pytest.mark.parametrize(("softmax_over", "expected"), [("window", [0, 0, 1, 2, 2]), ("example", [0, 0, 1, 1, 1])])
+def test_groups_are_numbered_in_the_order_of_the_batch(softmax_over, expected):
+    split = EncodedSplit(
+        pieces=np.arange(8, dtype=np.int32),
+        piece_starts=np.array([0, 3, 5, 8]),
+        positions=np.array([0, 1, 1, 2, 0], dtype=np.int32),
+        word_starts=np.array([0, 1, 3, 5]),
+        labels=np.array([1, 1, 0, 0, 3], dtype=np.int32),
+        softmax_over=softmax_over,
+        windows_of=np.array([0, 2, 3]),
+        places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
+    )
+    batch = collate(split, np.array([2, 0, 1]), pad=9)
+    assert batch.groups_M.tolist() == expected
+    assert batch.labels_M.tolist() == [0, 3, 1, 1, 0]
+    assert batch.to(torch.device("cpu")).groups_M.tolist() == expected
+
+
+def test_segments_are_padded_with_zeros():
+    split = EncodedSplit(
+        pieces=np.arange(5, dtype=np.int32),
+        piece_starts=np.array([0, 3, 5]),
+        segments=np.array([0, 1, 1, 0, 1], dtype=np.uint8),
+        positions=np.zeros(2, dtype=np.int32),
+        word_starts=np.array([0, 1, 2]),
+        labels=None,
+        windows_of=np.array([0, 1, 2]),
+        places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
+    )
+    assert collate(split, np.array([1, 0]), pad=9).segments_BS.tolist() == [[0, 1, 0], [0, 1, 1]]

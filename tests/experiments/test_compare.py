@@ -1,0 +1,152 @@
+import json
+
+import pytest
+from common.ranks import run_ranks
+from common.runs import files_of, quiet
+
+from mpt.base.errors import ConfigError
+from mpt.experiments import compare as stage
+from mpt.experiments.compare import compare
+from mpt.experiments.settings import load_compare_settings
+
+CONFIG = {
+    "title": "A comparison",
+    "manifest": "data/target.yaml",
+    "shots": [20],
+    "seeds": [0, 1],
+    "prompt": {"length": 4},
+    "optimizer": {"prompt_learning_rate": 0.2, "head_learning_rate": 0.05, "warmup_steps": 1},
+    "training": {"steps": 4, "tokens_per_micro_batch": 256, "micro_batches": 1},
+    "evaluation": {"every_steps": 2},
+    "tuning": {"prompt_learning_rates": [0.1, 0.2], "seeds": [7]},
+    "rows": {
+        "linear head": {"method": "head"},
+        "P-Tuning v2": {"method": "scratch"},
+        "length 2": {"method": "scratch", "set": {"prompt.length": 2}},
+        "MPT-2": {"method": "transfer"},
+    },
+}
+PRETRAIN = {
+    "manifest": "data/mixture.yaml",
+    "prompt": {"length": 4},
+    "optimizer": {"warmup_steps": 1},
+    "training": {"steps": 4, "tokens_per_micro_batch": 256, "micro_batches": 1},
+    "evaluation": {"every_steps": 4},
+}
+
+
+@pytest.fixture
+def write(world, tmp_path):
+    """Write the configuration of a comparison, some of its fields changed."""
+    (tmp_path / "data").symlink_to(world.data)
+    backbone = {"reference": str(world.backbone), "dtype": "float32"}
+
+    def written(**changes):
+        whole = {**CONFIG, "backbone": backbone, "pretrain": "pretrain.yaml", **changes}
+        (tmp_path / "compare.yaml").write_text(json.dumps(whole))
+        (tmp_path / "pretrain.yaml").write_text(json.dumps({**PRETRAIN, "backbone": backbone}))
+        return load_compare_settings(tmp_path / "compare.yaml")
+
+    return written
+
+
+def shape(runs):
+    return [(run.row, run.experiment, run.seed) for run in runs]
+
+
+def test_every_row_is_trained_on_every_task_with_every_seed(write, tmp_path):
+    runs = compare(write(), tmp_path / "out", resume="never", console=quiet())
+    assert shape(runs) == [(row, "firms-20", seed) for row in CONFIG["rows"] for seed in (0, 1)]
+    trained = {run.row: run.trained for run in runs}
+    # Two layers of two heads of 16, keys and values; the head has 5 labels over 32 values.
+    head = 5 * 32 + 5
+    assert trained == {
+        "linear head": head,
+        "P-Tuning v2": 4 * 2 * 2 * 32 + head,
+        "length 2": 2 * 2 * 2 * 32 + head,
+        "MPT-2": 4 * 2 * 2 * 32 + head,
+    }
+    assert {run.row: run.trials for run in runs} == {"linear head": 0, "P-Tuning v2": 2, "length 2": 2, "MPT-2": 2}
+    out = tmp_path / "out"
+    assert (out / "results.md").read_text().startswith("# A comparison\n\n|  | firms-20, test span f1 |\n")
+    assert len((out / "results.csv").read_text().splitlines()) == 9
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "results.json").read_text())["runs"][0]["row"] == "linear head"
+    pretrained = json.loads((out / "pretrained/results.json").read_text())
+    assert pretrained["stage"] == "pretrain"
+
+
+def test_a_comparison_that_was_cut_off_goes_on(write, tmp_path, monkeypatch):
+    rows = {name: row for name, row in CONFIG["rows"].items() if name != "MPT-2"}
+    settings = write(rows=rows)
+    compare(settings, tmp_path / "whole", resume="never", console=quiet())
+    real, done = stage.run_trial, []
+
+    def third_fails(*args):
+        done.append(args)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(stage, "run_trial", third_fails)
+    with pytest.raises(KeyboardInterrupt):
+        compare(settings, tmp_path / "out", resume="never", console=quiet())
+    left = json.loads((tmp_path / "out/results.json").read_text())["runs"]
+    assert {run["row"] for run in left} == {"linear head"}
+    monkeypatch.setattr(stage, "run_trial", lambda *args: done.append(args) or real(*args))
+    runs = compare(settings, tmp_path / "out", resume="must", console=quiet())
+    assert len(done) == 3 + 4, "what was finished is not done again"
+    assert shape(runs) == [(row, "firms-20", seed) for row in rows for seed in (0, 1)]
+    whole, out = (
+        {name: data for name, data in files_of(tmp_path / folder / "runs").items() if name.endswith(".safetensors")}
+        for folder in ("whole", "out")
+    )
+    assert whole == out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"rows": {"a": {"method": "scratch", "set": {"seeds": [1]}}}},
+            r"rows.a.set: seeds cannot differ between rows",
+        ),
+        (
+            {"rows": {"a": {"method": "scratch", "set": {"prompt.lenght": 2}}}},
+            r"rows.a.set: --set prompt.lenght: unknown key. Known here: .*length",
+        ),
+        ({"rows": {}}, "rows"),
+        ({"rows": {"a b": {"method": "scratch"}, "a-b": {"method": "head"}}}, "rows.a b: the name of its folder"),
+        ({"pretrain": None}, "rows.MPT-2: method transfer starts from a pretrained prompt. Give pretrain"),
+        ({"shots": [1000]}, 'task "firms": 1000 shots asked for, train has 60 sentences. Ask for fewer'),
+        ({"backbone": {"reference": "nowhere"}}, "backbone: .*pretrained with other settings of the backbone"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_trained(write, tmp_path, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        compare(write(**changes), tmp_path / "out", resume="never", console=quiet())
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def on_ranks(rank, path, folder):
+    compare(load_compare_settings(path), folder, resume="never", console=quiet())
+
+
+def computed(folder):
+    """What a comparison has computed: tensors, choices of rates and scores, less what was measured."""
+    found = {name: data for name, data in files_of(folder).items() if name.endswith((".safetensors", "tuning.json"))}
+    runs = json.loads((folder / "results.json").read_text())["runs"]
+    return found, [{**run, "seconds": 0, "peak_memory_mib": 0} for run in runs]
+
+
+@pytest.mark.distributed
+def test_two_ranks_compare_with_the_same_bits_as_one(write, tmp_path):
+    """Pretraining first: what it ends must not be what the comparison still needs."""
+    training = {**CONFIG["training"], "micro_batches": 6}
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(rows=rows, training=training)
+    pretraining = json.loads((tmp_path / "pretrain.yaml").read_text())
+    (tmp_path / "pretrain.yaml").write_text(json.dumps({**pretraining, "training": training}))
+    compare(settings, tmp_path / "one", resume="never", console=quiet())
+    run_ranks(2, tmp_path / "out", on_ranks, tmp_path / "compare.yaml", tmp_path / "two")
+    assert computed(tmp_path / "two") == computed(tmp_path / "one")

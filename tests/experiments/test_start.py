@@ -1,0 +1,49 @@
+from dataclasses import replace
+
+import pytest
+from common.runs import files_of, quiet, transfer_settings
+
+from mpt.data.manifest.reading import load_manifest
+from mpt.data.tasks import load_tasks
+from mpt.experiments.start import start_from
+from mpt.experiments.trial import Session, Trial, run_trial
+from mpt.serving.saved import open_saved
+from mpt.training.checkpoint import find_checkpoint, load_checkpoint
+from mpt.training.engines import Engine
+from mpt.training.launch import build_accelerator
+
+
+@pytest.fixture(scope="module")
+def session(world, tmp_path_factory):
+    """What trials from the pretrained model share."""
+    folder = tmp_path_factory.mktemp("session")
+    settings = transfer_settings()
+    return Session(
+        start=start_from(open_saved(world.run), settings.prompt),
+        settings=settings,
+        manifest=load_manifest(world.data / "target.yaml"),
+        accelerator=build_accelerator(folder),
+        engine=Engine(),
+        console=quiet(),
+        folder=folder,
+    )
+
+
+def trained(session, folder, method):
+    (task,), _ = load_tasks(session.manifest)
+    optimizer = session.settings.optimizer
+    run_trial(session, Trial(task=task, shots=20, method=method, seed=0, optimizer=optimizer), folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["scratch", "head"])
+def test_baselines_need_no_pretrained_model_and_are_the_same_without(session, tmp_path, method):
+    with_it = trained(session, tmp_path / "with", method)
+    bare = replace(session, start=replace(session.start, pretrained=None))
+    without = trained(bare, tmp_path / "without", method)
+    ours, theirs = (load_checkpoint(find_checkpoint(run)) for run in (without, with_it))
+    assert ours.identity["init_from"] is None
+    assert {**ours.identity, "init_from": theirs.identity["init_from"]} == theirs.identity
+    tensors = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+    ours, theirs = (files_of(find_checkpoint(run)) for run in (without, with_it))
+    assert all(ours[name] == theirs[name] for name in tensors)
