@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from mpt.data.families.family import SoftmaxOver
 from mpt.data.manifest.task_spec import Split
@@ -73,19 +73,6 @@ class Passages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrunkStates:
-    """Outputs of a backbone's lower layers for every piece of a split.
-
-    Attributes:
-        depth: How many layers, counted from the first.
-        values: The outputs: float32, or bfloat16 as its bits in uint16.
-    """
-
-    depth: int
-    values: Shaped[np.ndarray, "pieces H"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSplit:
     """Examples as windows of word pieces, in flat arrays.
 
@@ -101,7 +88,6 @@ class EncodedSplit:
         softmax_over: What the scores of a word are normalised over.
         windows_of: First window of each example, and the total.
         places: Where each example comes from.
-        trunk: What the layers below the prompts make of the pieces, where that is kept; None computes it in every step.
         passages: Of questions about passages; None elsewhere.
     """
 
@@ -115,7 +101,6 @@ class EncodedSplit:
     softmax_over: SoftmaxOver = "labels"
     windows_of: Int64[np.ndarray, " examples+1"]
     places: Places
-    trunk: TrunkStates | None = None
     passages: Passages | None = None
 
     def __len__(self) -> int:

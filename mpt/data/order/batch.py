@@ -1,16 +1,34 @@
 """Windows to padded tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from mpt.data.encoded import EncodedSplit
 from mpt.data.order.plan import greedy_cuts
 from mpt.data.ragged import ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """Rows of a batch that follow each other and have the same slot and tasks.
+
+    Attributes:
+        slot: Whose task state they are computed with.
+        tasks: Whose heads score their words: one, or several that share the slot.
+        rows: Their number.
+        words: Words to score in them.
+    """
+
+    slot: int
+    tasks: tuple[str, ...]
+    rows: int
+    words: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +45,7 @@ class Batch:
         groups_M: Number of the window, or example, over whose words a column of scores is normalised; None where each
             word's own labels are normalised over.
         segments_BS: Segment (token type) of each piece; None when all are in the first.
-        trunk_depth: Lower layers whose outputs are at hand; 0 when none are.
-        trunk_BSH: These outputs, zero on padding; None when none are.
+        rows: Slot and tasks of every row; empty for a text that nobody scores.
     """
 
     input_ids_BS: Int64[Tensor, "B S"]
@@ -38,8 +55,12 @@ class Batch:
     widths_M: Int64[Tensor, " M"] | None = None
     groups_M: Int64[Tensor, " M"] | None = None
     segments_BS: Int64[Tensor, "B S"] | None = None
-    trunk_depth: int = 0
-    trunk_BSH: Float[Tensor, "B S H"] | None = None
+    rows: tuple[RowGroup, ...] = ()
+
+    @property
+    def slots(self) -> list[int]:
+        """Slot of each row."""
+        return [group.slot for group in self.rows for _ in range(group.rows)]
 
     @property
     def num_pieces(self) -> int:
@@ -53,8 +74,18 @@ class Batch:
         return replace(self, **tensors)
 
 
-def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int) -> Batch:
-    """Pad the windows to the longest of them."""
+def collate(
+    split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int, tasks: Sequence[str] = (), slot: int = 0
+) -> Batch:
+    """Pad the windows to the longest of them.
+
+    Args:
+        split: Holds them.
+        windows: Their numbers.
+        pad: Id of the piece that fills rows up.
+        tasks: Whose heads score them; none for a text that nobody scores.
+        slot: Whose task state they are computed with.
+    """
     lengths = split.pieces_of(windows)
     longest = int(lengths.max())
     columns = np.arange(longest)
@@ -77,9 +108,50 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
         widths_M=None if split.widths is None else torch.from_numpy(split.widths[words].astype(np.int64)),
         groups_M=_groups(split, windows[rows]),
         segments_BS=None if segments is None else torch.from_numpy(segments),
-        trunk_depth=0 if split.trunk is None else split.trunk.depth,
-        trunk_BSH=None if split.trunk is None else _padded(split.trunk.values, pieces, mask),
+        rows=(RowGroup(slot=slot, tasks=tuple(tasks), rows=len(windows), words=len(words)),) if tasks else (),
     )
+
+
+def mixed(batches: Sequence[Batch], *, pad: int) -> Batch:
+    """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside.
+
+    Args:
+        batches: Each padded to its own longest row.
+        pad: Id of the piece that fills rows up.
+    """
+    longest = max(batch.input_ids_BS.shape[1] for batch in batches)
+    segmented = any(batch.segments_BS is not None for batch in batches)
+    widths = [torch.ones_like(it.words_M) if it.widths_M is None else it.widths_M for it in batches]
+    first_rows = np.cumsum([0, *(len(batch.input_ids_BS) for batch in batches)])
+    masks = [_widened(_mask(batch), longest, False) for batch in batches]
+    mask = torch.cat(masks)
+    return Batch(
+        input_ids_BS=torch.cat([_widened(batch.input_ids_BS, longest, pad) for batch in batches]),
+        attention_mask_BS=None if bool(mask.all()) else mask,
+        words_M=torch.cat([_moved(it, int(row), longest) for it, row in zip(batches, first_rows, strict=False)]),
+        labels_M=None,
+        widths_M=torch.cat(widths) if any(batch.widths_M is not None for batch in batches) else None,
+        segments_BS=torch.cat([_widened(_segments(it), longest, 0) for it in batches]) if segmented else None,
+        rows=tuple(group for batch in batches for group in batch.rows),
+    )
+
+
+def _mask(batch: Batch) -> Bool[Tensor, "B S"]:
+    return torch.ones_like(batch.input_ids_BS, dtype=torch.bool) if (it := batch.attention_mask_BS) is None else it
+
+
+def _segments(batch: Batch) -> Int64[Tensor, "B S"]:
+    return torch.zeros_like(batch.input_ids_BS) if batch.segments_BS is None else batch.segments_BS
+
+
+def _widened(values_BS: Tensor, columns: int, value: int) -> Tensor:
+    return functional.pad(values_BS, (0, columns - values_BS.shape[1]), value=value)
+
+
+def _moved(batch: Batch, row: int, columns: int) -> Int64[Tensor, " M"]:
+    """Flat indices of a batch's words among wider rows, from a row on."""
+    own = batch.input_ids_BS.shape[1]
+    return (batch.words_M // own + row) * columns + batch.words_M % own
 
 
 def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[Tensor, " M"] | None:
@@ -89,16 +161,6 @@ def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[
     if split.softmax_over == "example":
         windows = np.searchsorted(split.windows_of, windows, side="right") - 1
     return torch.from_numpy(np.cumsum(np.diff(windows, prepend=windows[:1]) != 0))
-
-
-def _padded(
-    values: Shaped[np.ndarray, "pieces H"], pieces: Int64[np.ndarray, " n"], mask: Bool[np.ndarray, "B S"]
-) -> Float[Tensor, "B S H"]:
-    """Rows of kept trunk outputs in their places, zeros elsewhere."""
-    padded = np.zeros((*mask.shape, values.shape[1]), dtype=values.dtype)
-    padded[mask] = values[pieces]
-    tensor = torch.from_numpy(padded)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def evaluation_batches(

@@ -9,9 +9,7 @@ Shapes: B rows, S word pieces, P prompt length, N attention heads, G key/value h
 """
 
 import math
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,61 +20,17 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
 from mpt.base.errors import BackboneError
+from mpt.model.backbone.forward import LayerPrompt, running_of
 
 ATTENTION = "mpt_prompted"
 SCORE_CHANGES = ("softcap", "s_aux", "position_bias")
 """What some models hand to the registry and what changes scores; ignoring it would give other scores, silently."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerPrompt:
-    """What one layer attends to before the text.
-
-    Attributes:
-        keys: One set of keys for all rows (first dimension 1), or one for each row.
-        values: Likewise.
-        mask: False on virtual tokens that pad a shorter prompt; None when there are none.
-    """
-
-    keys: Float[Tensor, "B G P D"]
-    values: Float[Tensor, "B G P D"]
-    mask: Bool[Tensor, "B P"] | None = None
-
-
-class Injection(threading.local):
-    """The link between a backbone's attention and the prompts of the current batch, one batch a thread.
-
-    Args:
-        num_layers: Layers of the backbone.
-
-    Attributes:
-        prompts: By layer; None where a layer has no prompt. Set before a forward pass.
-        prompt: Of the layer being computed, also where it is recomputed; `mpt.model.backbone.stack` puts it there.
-        called: Layers that the current forward pass has called so far.
-        captured: When a list, every layer appends the (keys, values) of its text: real ones to start prompts from.
-        attentions: When a list, every attention module that is called appends itself.
-    """
-
-    def __init__(self, num_layers: int) -> None:
-        # Every thread that touches the object runs this, with the same number.
-        self.prompts: list[LayerPrompt | None] = [None] * num_layers
-        self.prompt: LayerPrompt | None = None
-        self.called = 0
-        self.captured: list[tuple[Tensor, Tensor]] | None = None
-        self.attentions: list[nn.Module] | None = None
-
-
 def register() -> None:
     """Make the attention and mask functions known to transformers under the name `ATTENTION`."""
     AttentionInterface.register(ATTENTION, prompted_attention)
     AttentionMaskInterface.register(ATTENTION, compact_mask)
-
-
-def tie(model: nn.Module, injection: Injection) -> Injection:
-    """Let a backbone's attention find its prompts in `injection`."""
-    for module in model.modules():
-        module.mpt_injection = injection  # type: ignore[assignment]
-    return injection
 
 
 def prompted_attention(
@@ -92,7 +46,7 @@ def prompted_attention(
     """Attention over a layer's prompt and the text.
 
     Args:
-        module: The attention module; `mpt.model.backbone.stack` has tied it to an `Injection`.
+        module: The attention module; tied to its backbone's `Running`.
         query: Queries of the text.
         key: Keys of the text, positions already applied.
         value: Values of the text.
@@ -120,7 +74,7 @@ def attend(
     """Attention over the prompt of the layer that is being computed, and the text.
 
     Args:
-        module: The attention module; `mpt.model.backbone.stack` has tied it to an `Injection`.
+        module: The attention module; tied to its backbone's `Running`.
         query: Queries of the text.
         key: Keys of the text.
         value: Values of the text.
@@ -129,12 +83,10 @@ def attend(
         bias: Added to the scaled scores of the text, such as what relative positions bring; virtual tokens have no
             position, so nothing is added to theirs.
     """
-    injection: Injection = module.mpt_injection  # type: ignore[assignment]
-    if injection.attentions is not None:
-        injection.attentions.append(module)
-    if injection.captured is not None:
-        injection.captured.append((key, value))
-    prompt = injection.prompt
+    running = running_of(module)
+    if running.forward.observe is not None:
+        running.forward.observe(module, key, value)
+    prompt = running.prompt
     if prompt is not None:
         rows = query.shape[0]
         key = torch.cat([prompt.keys.expand(rows, -1, -1, -1), key], dim=2)

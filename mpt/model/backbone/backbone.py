@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,19 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from mpt.base.errors import BackboneError, first_line
 from mpt.data.families.tokenization import WordPieces
-from mpt.model.backbone.attention import ATTENTION, Injection, register
+from mpt.data.order.batch import Batch
+from mpt.model.backbone.attention import ATTENTION, register
 from mpt.model.backbone.deberta import adapt, cast_biases
-from mpt.model.backbone.dropout import DropoutStreams, HiddenDropout
+from mpt.model.backbone.forward import BARE, ForwardPass, Running, tie
 from mpt.model.backbone.sharding import Sharding, load_sharded
-from mpt.model.backbone.stack import OWN_ATTENTION, WORKING, install
-from mpt.model.backbone.trunk import Trunk
-from mpt.model.backbone.word_pieces import load_word_pieces
-from mpt.model.state.weights import Adaptation, Switch
+from mpt.model.backbone.stack import OWN_ATTENTION, WORKING, LinearLayer, install
+from mpt.model.backbone.word_pieces import load_word_pieces, require_room
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # Rows longer than this are rare in labelled sentences and slow in attention; windows are stitched anyway.
@@ -62,34 +62,31 @@ class BackboneIdentity:
         return asdict(self)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone:
     """A frozen model with everything that the rest of mpt has to know of it.
 
     Attributes:
         model: Parameters without gradients, in evaluation mode.
-        switch: Which trained changes of its weights it computes with; none, unless a call names them.
-        injection: Where the current batch's prompts are put.
-        dropout: Its own, off but in training passes that ask for it.
-        trunk: Where a forward pass can begin behind the layers below the prompts; None where it cannot.
+        running: Where its modules look for the pass in progress.
         word_pieces: Its tokenizer.
         identity: What a checkpoint records.
+        linears: Linear layers inside of its layers.
         num_layers, num_key_value_heads, head_dim, hidden_size: Shapes of a deep prompt and of a head.
         max_positions: Text positions that the model has.
         first_position: Position id of a row's first piece when positions are not shifted.
         shifted: Positions start after the prompt, as in the reference implementation and PEFT.
+        drops: Whether it has dropout modules of its own; they are off but in training passes that ask for it.
         num_parameters: Parameters of the backbone.
         device: Where it computes.
         sharded: Whether the ranks share the weights, so that all of them have to run it side by side.
     """
 
     model: nn.Module
-    switch: Switch
-    injection: Injection
-    dropout: HiddenDropout
-    trunk: Trunk | None
+    running: Running
     word_pieces: WordPieces
     identity: BackboneIdentity
+    linears: tuple[LinearLayer, ...]
     num_layers: int
     num_key_value_heads: int
     head_dim: int
@@ -97,6 +94,7 @@ class Backbone:
     max_positions: int
     first_position: int
     shifted: bool
+    drops: bool
     num_parameters: int
     device: torch.device
     sharded: bool
@@ -109,20 +107,60 @@ class Backbone:
     @property
     def word_embeddings(self) -> nn.Module:
         """Its own, from piece ids to the input of the first layer."""
-        self.switch.to(None)
         model: Any = self.model
         return model.get_input_embeddings()
 
-    def __call__(
-        self,
-        inputs: Mapping[str, Tensor | None],
-        adaptation: Adaptation | None = None,
-        streams: DropoutStreams | None = None,
-    ) -> Float[Tensor, "B S H"]:
-        """Last hidden states, by its own weights or those of an adaptation, with dropout where streams are given."""
-        self.switch.to(adaptation)
-        self.dropout.begin(streams)
-        return self.model(**inputs).last_hidden_state
+    def behind(self, length: int) -> "Backbone":
+        """The same backbone for text that starts at position `length`: windows are as long as what is left allows.
+
+        Raises:
+            BackboneError: Too few positions are left.
+        """
+        word_pieces = self.word_pieces
+        specials = len(word_pieces.prefix) + len(word_pieces.suffix)
+        room = min(word_pieces.room, self.max_positions - length - specials)
+        require_room(self.identity.reference, room)
+        return replace(self, shifted=True, word_pieces=replace(word_pieces, room=room))
+
+    def __call__(self, batch: Batch, forward: ForwardPass = BARE) -> Float[Tensor, "B S H"]:
+        """Last hidden states of a batch's word pieces.
+
+        Args:
+            batch: On the backbone's device.
+            forward: What the pass adds to the bare backbone.
+        """
+        model: Any = self.model if forward.model is None else forward.model
+        inputs = self._inputs(model, batch, forward)
+        virtual = 0 if forward.virtual is None else forward.virtual.shape[1]
+        self.running.begin(forward, self.device)
+        try:
+            return model(**inputs).last_hidden_state[:, virtual:]
+        finally:
+            self.running.begin(BARE, self.device)
+
+    def _inputs(self, model: Any, batch: Batch, forward: ForwardPass) -> dict[str, Tensor | None]:
+        """What the model is given: the text, and before it virtual tokens, on the first positions and seen by all."""
+        ids_BS = batch.input_ids_BS
+        rows, columns = ids_BS.shape
+        text: dict[str, Tensor | None] = {"attention_mask": batch.attention_mask_BS}
+        if batch.segments_BS is not None:
+            text["token_type_ids"] = batch.segments_BS
+        if forward.virtual is None:
+            text["input_ids"] = ids_BS
+            if self.shifted:
+                start = torch.as_tensor(forward.behind, device=self.device).reshape(-1, 1) + self.first_position
+                text["position_ids"] = (start + torch.arange(columns, device=self.device)).expand(rows, -1)
+            return text
+        length = forward.virtual.shape[1]
+        words_BSE = model.get_input_embeddings()(ids_BS)
+        virtual_BPE = forward.virtual.to(words_BSE.dtype).expand(rows, -1, -1)
+        positions = torch.arange(length + columns, device=self.device) + self.first_position
+        for name, value in (("attention_mask", True), ("token_type_ids", 0)):
+            given = text.get(name)
+            if given is not None:
+                text[name] = functional.pad(given, (length, 0), value=value)
+        inputs = torch.cat([virtual_BPE, words_BSE], dim=1)
+        return {**text, "inputs_embeds": inputs, "position_ids": positions.expand(rows, -1)}
 
 
 def load_backbone(
@@ -159,8 +197,10 @@ def load_backbone(
     folder = locate(reference, revision)
     register()
     model, architecture, num_parameters = _load_model(folder, reference, DTYPES[dtype], device, sharding)
+    running = Running()
+    tie(model, running)
     adapt(model, reference=reference)
-    layers = install(model, reference=reference, recompute=gradient_checkpointing)
+    layers = install(model, running, reference=reference, recompute=gradient_checkpointing)
     first_position, max_positions = _positions(model)
     room = min(longest_window, max_positions - (prompt_length if shifted else 0))
     segments = int(getattr(model.config, "type_vocab_size", 0) or 0)
@@ -168,19 +208,18 @@ def load_backbone(
     word_pieces = load_word_pieces(folder, reference=reference, room=room, **facts)
     return Backbone(
         model=model,
-        switch=Switch(model),
-        injection=layers.injection,
-        dropout=layers.dropout,
-        trunk=layers.trunk,
+        running=running,
         word_pieces=word_pieces,
         identity=_identify(folder, reference, revision, architecture),
-        num_layers=len(layers.injection.prompts),
+        linears=layers.linears,
+        num_layers=layers.num_layers,
         num_key_value_heads=layers.text_keys.shape[1],
         head_dim=layers.text_keys.shape[3],
         hidden_size=model.config.hidden_size,
         max_positions=max_positions,
         first_position=first_position,
         shifted=shifted,
+        drops=layers.drops,
         num_parameters=num_parameters,
         device=layers.text_keys.device,
         sharded=sharding is not None,

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mpt.base.errors import BackboneError
-from mpt.model.backbone.attention import Injection, attend, tie
+from mpt.model.backbone.attention import attend
 
 ARGUMENTS = ("hidden_states", "attention_mask", "output_attentions", "query_states", "relative_pos", "rel_embeddings")
 BIAS_ARGUMENTS = ("query_layer", "key_layer", "relative_pos", "rel_embeddings", "scale_factor")
@@ -41,7 +41,6 @@ def adapt(model: Any, *, reference: str) -> None:
     if not attentions or not all(_as_expected(module, forward) for module in attentions):
         raise _another(name, "its attention takes other arguments")
     expected = _states(model)
-    tie(model, Injection(0))
     for module in attentions:
         module.forward = partial(forward, module)
     model.encoder.get_attention_mask = _columns

@@ -7,12 +7,11 @@ that is computed again in the backward pass draws the same, in whichever thread 
 Attention weights have no dropout: fused kernels draw it from the device's one generator.
 """
 
-import threading
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def dropped(values: Float[Tensor, "..."], rate: float, generator: torch.Generator | None) -> Float[Tensor, "..."]:
@@ -35,6 +34,10 @@ class DropoutStreams:
     rate: float
     seeds: tuple[int, ...]
 
+    def generator(self, layer: int, device: torch.device) -> torch.Generator:
+        """The beginning of a layer's stream, or with -1 of what comes before the layers."""
+        return torch.Generator(device).manual_seed(self.seeds[layer + 1])
+
 
 def dropout_streams(rate: float, num_layers: int, generator: torch.Generator | None) -> DropoutStreams | None:
     """Streams for one pass, out of that of a micro-batch; None outside training and without dropout."""
@@ -42,49 +45,3 @@ def dropout_streams(rate: float, num_layers: int, generator: torch.Generator | N
         return None
     seeds = torch.randint(2**62, (num_layers + 1,), generator=generator)
     return DropoutStreams(rate=rate, seeds=tuple(seeds.tolist()))
-
-
-class HiddenDropout(threading.local):
-    """The switch of a backbone's dropout modules, in each thread for its own pass.
-
-    Args:
-        device: Of the backbone, where masks are drawn.
-
-    Attributes:
-        calls: How often modules were asked to drop values, with dropout on or off.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.calls = 0
-        self._device = device
-        self._streams: DropoutStreams | None = None
-        self._generator: torch.Generator | None = None
-
-    def begin(self, streams: DropoutStreams | None) -> None:
-        """Start a pass: what comes before the layers draws from the first stream."""
-        self._streams = streams
-        self.enter(streams, 0)
-
-    def streams(self) -> DropoutStreams | None:
-        """Those of the pass in progress."""
-        return self._streams
-
-    def enter(self, streams: DropoutStreams | None, stream: int) -> None:
-        """Draw from the beginning of one of the streams: 0 before the layers, n + 1 in layer n."""
-        self._streams, self._generator = streams, None
-        if streams is not None:
-            self._generator = torch.Generator(self._device).manual_seed(streams.seeds[stream])
-
-    def __call__(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What a dropout module returns."""
-        self.calls += 1
-        return dropped(values, 0.0 if self._streams is None else self._streams.rate, self._generator)
-
-
-def take_over(model: nn.Module, device: torch.device) -> HiddenDropout:
-    """Let a backbone's dropout modules draw from streams."""
-    dropout = HiddenDropout(device)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.forward = dropout.__call__  # type: ignore[method-assign]
-    return dropout

@@ -1,23 +1,22 @@
-"""The layers of a backbone: found, numbered by the order of their calls, tied to prompts, recomputed or skipped.
+"""The layers of a backbone: found, numbered by the order of their calls, tied to passes, recomputed.
 
-Calls are numbered and not modules, since one module may be every layer (ALBERT). A layer's number and prompt are fixed
+Calls are numbered and not modules, since one module may be every layer (ALBERT). A layer's number and pass are fixed
 when a forward pass calls it. So they are the same when the backward pass recomputes it, in whichever thread that is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
 
 from mpt.base.errors import BackboneError, first_line
-from mpt.model.backbone.attention import Injection, LayerPrompt, tie
-from mpt.model.backbone.dropout import DropoutStreams, HiddenDropout, take_over
-from mpt.model.backbone.trunk import Trunk
+from mpt.model.backbone.forward import ForwardPass, Running
 
 WORKING = (
     "Use one that works: BERT, RoBERTa, XLM-R, ELECTRA, ALBERT, DistilBERT, ModernBERT, DeBERTa, GLM, Llama, Mistral, "
@@ -30,76 +29,97 @@ OWN_ATTENTION = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """A backbone's layers, ready for prompts.
+class LinearLayer:
+    """A linear layer inside of the layers, whose outputs can be updated.
 
     Attributes:
-        injection: Where the current batch's prompts are put.
-        dropout: The backbone's own.
-        trunk: Where a forward pass can begin above the first layers; None where a layer needs more than the output of
-            the one below it.
-        text_keys: Keys of a text of two pieces in the first layer, for their shape.
-        causal: A piece sees only those before it.
+        name: In the model.
+        layers: Numbers of the layers that it is part of: several where one module is every layer.
+        part: Whether it is in the part of its layer that holds the attention.
+        in_features, out_features: Sizes of its input and output.
+        transposed: Its weight is stored as [in, out].
     """
 
-    injection: Injection
-    dropout: HiddenDropout
-    trunk: Trunk | None
+    name: str
+    layers: tuple[int, ...]
+    part: Literal["attention", "feed-forward"]
+    in_features: int
+    out_features: int
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A backbone's layers, ready for passes.
+
+    Attributes:
+        num_layers: Their number.
+        linears: Linear layers in them.
+        text_keys: Keys of a text of two pieces in the first layer, for their shape.
+        causal: A piece sees only those before it.
+        drops: Whether it has dropout modules of its own that a pass goes through.
+    """
+
+    num_layers: int
+    linears: tuple[LinearLayer, ...]
     text_keys: Float[Tensor, "1 G 2 D"]
     causal: bool
+    drops: bool
 
 
 class _Layer:
-    """The forward method of a layer, called once or several times in a forward pass of the backbone.
+    """The forward method of a layer, called once or several times in a pass.
 
     Args:
         forward: The layer's own.
-        injection: Numbers the calls.
-        trunk: May skip some.
-        dropout: Has a stream for each call.
+        running: Numbers the calls.
+        device: Of the backbone.
         recompute: Keep only a call's inputs for the backward pass, and compute the rest again there.
     """
 
-    def __init__(
-        self,
-        forward: Callable[..., Any],
-        injection: Injection,
-        trunk: Trunk,
-        dropout: HiddenDropout,
-        *,
-        recompute: bool,
-    ) -> None:
-        self.forward, self.injection, self.trunk, self.dropout = forward, injection, trunk, dropout
-        self.recompute = recompute
-        self.extras: int | None = None  # what the layer returns beside the states; None when states alone
+    def __init__(self, forward: Callable[..., Any], running: Running, device: torch.device, *, recompute: bool) -> None:
+        self.forward, self.running, self.device, self.recompute = forward, running, device, recompute
 
-    def __call__(self, hidden: Float[Tensor, "B S H"], *args: Any, **kwargs: Any) -> Any:
-        number = self.injection.called
-        self.injection.called += 1
-        hidden, runs = self.trunk.before(number, hidden)
-        if not runs:
-            return hidden if self.extras is None else (hidden, *[None] * self.extras)
-        call = partial(self._with_prompt, self.injection.prompts[number], self.dropout.streams(), number, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        number = self.running.called
+        self.running.called += 1
+        call = partial(self._within, self.running.forward, number, **kwargs)
         if self.recompute and torch.is_grad_enabled():
             # Dropout begins the layer's stream anew, so there is no state of generators to keep.
-            return checkpoint(call, hidden, *args, use_reentrant=False, preserve_rng_state=False)
-        return call(hidden, *args)
+            return checkpoint(call, *args, use_reentrant=False, preserve_rng_state=False)
+        return call(*args)
 
-    def _with_prompt(
-        self, prompt: LayerPrompt | None, streams: DropoutStreams | None, number: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        self.injection.prompt = prompt
-        self.dropout.enter(streams, number + 1)
-        output = self.forward(*args, **kwargs)
-        self.extras = len(output) - 1 if isinstance(output, tuple) else None
-        return output
+    def _within(self, forward: ForwardPass, number: int, *args: Any, **kwargs: Any) -> Any:
+        self.running.enter(forward, number, self.device)
+        return self.forward(*args, **kwargs)
 
 
-def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Stack:
-    """Tie a backbone, whose attention is `mpt.model.backbone.attention`'s, to prompts.
+class _Linear:
+    """The forward method of a linear layer: its own, and what the pass adds to it."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], running: Running, name: str) -> None:
+        self.forward, self.running, self.name = forward, running, name
+
+    def __call__(self, inputs: Float[Tensor, "*n I"]) -> Float[Tensor, "*n O"]:
+        outputs = self.forward(inputs)
+        update = self.running.forward.updates.get(self.name)
+        if update is None:
+            return outputs
+        try:
+            return update.added(inputs, outputs)
+        except ValueError as error:
+            raise BackboneError(
+                f"{self.name}: {error}, as DeBERTa does for positions with share_att_key. Low-rank updates of several "
+                "task states cannot meet in a batch over this backbone: use a batch for each"
+            ) from error
+
+
+def install(model: nn.Module, running: Running, *, reference: str, recompute: bool = False) -> Stack:
+    """Tie a backbone, whose attention is `mpt.model.backbone.attention`'s, to the passes through it.
 
     Args:
-        model: The backbone.
+        model: The backbone, tied to `running`.
+        running: The pass in progress.
         reference: What the user calls it, for messages.
         recompute: Compute layers again in the backward pass to save memory.
 
@@ -107,35 +127,38 @@ def install(model: nn.Module, *, reference: str, recompute: bool = False) -> Sta
         BackboneError: Its attention cannot be prompted, or it is not one stack of layers with one attention each.
     """
     name = f'backbone "{reference}" ({type(model).__name__})'
-    attentions = _attentions(model, name)
+    device: torch.device = model.device  # type: ignore[assignment]
+    observed = _observe(model, running, name)
+    if not observed:
+        raise BackboneError(f"{name}: {OWN_ATTENTION}. {WORKING}")
+    attentions = [module for module, _ in observed]
     layers = _layers_of(model, attentions, name)
-    injection, trunk = tie(model, Injection(len(layers))), Trunk()
-    dropout = take_over(model, model.device)  # type: ignore[arg-type]
     for layer in {id(layer): layer for layer in layers}.values():
-        layer.forward = _Layer(layer.forward, injection, trunk, dropout, recompute=recompute)
-
-    def begin(*_: Any) -> None:
-        injection.called = 0
-
-    model.register_forward_pre_hook(begin)
-    injection.captured = []
-    whole = _run(model, name)
-    keys, injection.captured = injection.captured[0][0], None
-    assert injection.called == len(layers), "every attention module was called by its own layer"
+        layer.forward = _Layer(layer.forward, running, device, recompute=recompute)
+    linears = tuple(_linears(model, layers, attentions))
+    for linear in linears:
+        module = model.get_submodule(linear.name)
+        module.forward = _Linear(module.forward, running, linear.name)
+    running.asked = 0
+    again = _observe(model, running, name)
+    assert running.called == len(layers) == len(again), "every attention module was called by its own layer"
+    running.begin(ForwardPass(), device)
     return Stack(
-        injection=injection,
-        dropout=dropout,
-        trunk=trunk if _goes_on_from_states(model, trunk, whole, name) else None,
-        text_keys=keys,
+        num_layers=len(layers),
+        linears=linears,
+        text_keys=observed[0][1],
         causal=any(bool(getattr(module, "is_causal", False)) for module in attentions),
+        drops=running.asked > 0,
     )
 
 
-def _run(model: Any, name: str) -> Float[Tensor, "1 2 H"]:
-    """The states of a text of two pieces."""
+def _observe(model: Any, running: Running, name: str) -> list[tuple[nn.Module, Tensor]]:
+    """The attention modules, and the keys of a text of two pieces, in the order in which a pass calls them."""
+    observed: list[tuple[nn.Module, Tensor]] = []
+    running.begin(ForwardPass(observe=lambda module, keys, _: observed.append((module, keys))), model.device)
     try:
         with torch.no_grad():
-            return model(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device)).last_hidden_state
+            model(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device))
     except BackboneError as error:
         raise BackboneError(f"{name}: {error}. {WORKING}") from error
     except Exception as error:  # whatever a model says that needs more than a text, such as an image
@@ -143,16 +166,7 @@ def _run(model: Any, name: str) -> Float[Tensor, "1 2 H"]:
             f"{name} cannot compute states of word pieces alone ({type(error).__name__}: {first_line(error)}). "
             f"{WORKING}"
         ) from error
-
-
-def _attentions(model: nn.Module, name: str) -> list[nn.Module]:
-    """The attention modules in the order in which a forward pass calls them."""
-    trial = tie(model, Injection(0))
-    trial.attentions = []
-    _run(model, name)
-    if not trial.attentions:
-        raise BackboneError(f"{name}: {OWN_ATTENTION}. {WORKING}")
-    return trial.attentions
+    return observed
 
 
 def _layers_of(model: nn.Module, attentions: list[nn.Module], name: str) -> list[nn.Module]:
@@ -179,11 +193,25 @@ def _owners(module: nn.Module, owner: nn.Module | None) -> Iterator[tuple[nn.Mod
         yield from _owners(child, own)
 
 
-def _goes_on_from_states(model: nn.Module, trunk: Trunk, whole: Tensor, name: str) -> bool:
-    """Whether states kept below the last layer lead to the same output as computing all layers."""
-    trunk.depth, trunk.capturing = 1, True
-    _run(model, name)
-    trunk.capturing, trunk.states = False, trunk.captured
-    again = _run(model, name) if trunk.states is not None else whole
-    trunk.depth, trunk.states, trunk.captured = 0, None, None
-    return torch.equal(again, whole)
+def _linears(model: nn.Module, layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[LinearLayer]:
+    """The linear layers inside of the layers, in the model's order."""
+    names = {id(module): name for name, module in model.named_modules()}
+    numbers: dict[int, list[int]] = {}
+    for number, layer in enumerate(layers):
+        numbers.setdefault(id(layer), []).append(number)
+    inside = {id(layer): names[id(module)] for layer, module in zip(layers, attentions, strict=True)}
+    for layer in {id(layer): layer for layer in layers}.values():
+        within = names[id(layer)]
+        around = ".".join(inside[id(layer)].split(".")[: within.count(".") + 2])
+        for name, module in layer.named_modules(prefix=within):
+            if not isinstance(module, nn.Linear | Conv1D):
+                continue
+            sizes = (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
+            yield LinearLayer(
+                name=name,
+                layers=tuple(numbers[id(layer)]),
+                part="attention" if f"{name}.".startswith(f"{around}.") else "feed-forward",
+                in_features=sizes[0],
+                out_features=sizes[1],
+                transposed=isinstance(module, Conv1D),
+            )

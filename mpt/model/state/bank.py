@@ -1,148 +1,145 @@
-"""A bank of deep prompts over one backbone: every row of a batch names its slot.
+"""A bank of task states over one backbone: every row of a batch names its slot, and a slot is one state.
 
-A slot is one deep prompt, with its own length and its own prompted layers. Pretraining has one slot that all tasks
-share; serving has one for each task. Shorter prompts are padded and masked where slots meet in a batch.
-
-While a slot is trained, a network may stand behind it (`mpt.model.state.network`). The slot is flat all the same:
-the gradient that it receives is passed on to the network, and after each step it is filled with the network's output.
+Pretraining has one slot that all tasks share; serving has one for each model. Slots may differ in parts, length, rank
+and layers; what a row's state has less of than its company is padded, with exactly no effect.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mpt.model.backbone.attention import LayerPrompt
-from mpt.model.backbone.dropout import dropped
-from mpt.model.state.network import Reparameterisation, by_layer, by_token
+from mpt.base.errors import MptError
+from mpt.model.backbone.forward import ForwardPass
+from mpt.model.state.input_prompt import InputPrompt
+from mpt.model.state.low_rank import LowRank
+from mpt.model.state.part import Kind, ParameterGroup, Part
+from mpt.model.state.prompt import Prompt
+from mpt.model.state.weights import Weights
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptShape:
-    """Shape of one deep prompt.
-
-    Attributes:
-        num_layers: Layers of the backbone.
-        layers: Indices of the prompted ones, ascending.
-        num_heads: Key/value heads of a layer.
-        length: Virtual tokens.
-        head_dim: Size of a head.
-    """
-
-    num_layers: int
-    layers: tuple[int, ...]
-    num_heads: int
-    length: int
-    head_dim: int
-
-    @property
-    def tensor_shape(self) -> tuple[int, int, int, int, int]:
-        """[prompted layers, 2 (keys, values), heads, prompt length, head_dim]."""
-        return (len(self.layers), 2, self.num_heads, self.length, self.head_dim)
+PARTS: tuple[type[Part], ...] = (Prompt, LowRank, InputPrompt, Weights)
+"""In the order in which a pass asks them."""
 
 
-class PromptBank(nn.Module):
-    """Slots of deep prompts.
+class TaskState(nn.Module):
+    """What a task adds to the backbone besides its head.
 
     Args:
-        prompts: One tensor a slot, of its shape's `tensor_shape`, in float32.
-        shapes: One shape a slot; all for the same backbone.
-        dropout: Chance that a value of a prompt is zeroed in training.
-        reparameterisation: What the prompt of the only slot comes out of, and is trained in its place.
+        parts: At most one of each kind; none leaves the backbone bare (a linear probe).
     """
 
-    def __init__(
-        self,
-        prompts: Sequence[Float[Tensor, "L 2 G P D"]],
-        shapes: Sequence[PromptShape],
-        *,
-        dropout: float = 0.0,
-        reparameterisation: Reparameterisation | None = None,
-    ) -> None:
+    def __init__(self, parts: Sequence[Part] = ()) -> None:
         super().__init__()
-        for prompt, shape in zip(prompts, shapes, strict=True):
-            assert tuple(prompt.shape) == shape.tensor_shape, (prompt.shape, shape)
-        self.shapes = tuple(shapes)
-        self.dropout = dropout
-        self.slots = nn.ParameterList([nn.Parameter(prompt.float().clone()) for prompt in prompts])
-        assert reparameterisation is None or len(self.slots) == 1, "a reparameterised bank has one slot"
-        self.reparameterisation = reparameterisation
-        self.fold()
+        assert len({part.kind for part in parts}) == len(parts), "one part of a kind"
+        self._parts = nn.ModuleDict({part.kind: part for part in parts})
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Fill a reparameterised slot with what its network gives now."""
-        if self.reparameterisation is not None:
-            shape = self.shapes[0]
-            self.slots[0].copy_(by_layer(self.reparameterisation(), num_heads=shape.num_heads, head_dim=shape.head_dim))
+    @property
+    def parts(self) -> Mapping[Kind, Part]:
+        """By kind."""
+        return dict(self._parts.items())  # type: ignore[arg-type]
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint says of each part."""
+        return {kind: part.spec for kind, part in self.parts.items()}
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that it takes from a text that starts behind them."""
+        return max((part.virtual_tokens for part in self.parts.values()), default=0)
+
+    def values(self) -> dict[str, nn.Parameter]:
+        """Its flat tensors as KIND.NAME."""
+        return {f"{kind}.{name}": it for kind, part in self.parts.items() for name, it in part.values().items()}
+
+    def networks(self) -> dict[str, Tensor]:
+        """Tensors of the networks behind its parts as KIND.NAME."""
+        behind = {kind: part.network for kind, part in self.parts.items() if part.network is not None}
+        return {f"{kind}.{name}": it for kind, network in behind.items() for name, it in network.state_dict().items()}
+
+    def leaves(self) -> list[nn.Parameter]:
+        """What a pass computes with for each of `values`."""
+        return [leaf for part in self.parts.values() for leaf in part.leaves()]
+
+    def groups(self) -> list[ParameterGroup]:
+        """What an optimizer moves."""
+        return [group for part in self.parts.values() for group in part.groups()]
 
     def pass_gradient(self) -> None:
-        """Turn the gradient of a reparameterised slot into that of its network."""
-        if self.reparameterisation is not None:
-            slot = self.slots[0]
-            assert slot.grad is not None, "a step has a gradient of the prompt"
-            self.reparameterisation.pass_gradient(by_token(slot.grad))
-            slot.grad = None
+        """Turn gradients of values that come out of networks into those of the networks."""
+        for part in self.parts.values():
+            part.pass_gradient()
 
-    def lengths(self, slots_B: Int64[Tensor, " B"] | None) -> Int64[Tensor, " B"] | int:
-        """Prompt length of every row, or of slot 0 when all rows use it."""
-        if slots_B is None:
-            return self.shapes[0].length
-        return torch.tensor([shape.length for shape in self.shapes], device=slots_B.device)[slots_B]
+    def settle(self) -> None:
+        """Bring what depends on what is trained up to date; to be called after every change of it."""
+        for part in self.parts.values():
+            part.settle()
 
-    def layer_prompts(
-        self,
-        dtype: torch.dtype,
-        slots_B: Int64[Tensor, " B"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> list[LayerPrompt | None]:
-        """What every layer attends to, for one batch.
+
+class Bank(nn.Module):
+    """Slots of task states.
+
+    Args:
+        states: Of slots 0, 1, ...
+    """
+
+    def __init__(self, states: Sequence[TaskState]) -> None:
+        super().__init__()
+        self._slots = nn.ModuleDict({str(slot): state for slot, state in enumerate(states)})
+        self._next = len(states)
+
+    @property
+    def slots(self) -> list[int]:
+        """Numbers of the slots."""
+        return [int(key) for key in self._slots]
+
+    def state(self, slot: int) -> TaskState:
+        """The state in a slot."""
+        return self._slots[str(slot)]  # type: ignore[return-value]
+
+    def add(self, state: TaskState) -> int:
+        """Put a state into a slot of its own, which has a new number."""
+        slot, self._next = self._next, self._next + 1
+        self._slots[str(slot)] = state
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Empty a slot; its number is not used again."""
+        del self._slots[str(slot)]
+
+    def apart(self, slots: Sequence[int]) -> str | None:
+        """Why rows of these slots cannot meet in a batch; None where they can."""
+        for slot in dict.fromkeys(slots):
+            lonely = [part.kind for part in self.state(slot).parts.values() if not part.meets]
+            if lonely:
+                others = ", ".join(str(other) for other in dict.fromkeys(slots) if other != slot)
+                return (
+                    f"the task state in slot {slot} has {' and '.join(lonely)}, which all rows of a batch share, so "
+                    f"it cannot meet rows of slot {others}"
+                )
+        return None
+
+    def forward_pass(
+        self, slots: Sequence[int], *, dtype: torch.dtype, generator: torch.Generator | None = None
+    ) -> ForwardPass:
+        """What a pass gets for rows of these slots.
 
         Args:
+            slots: Slot of each row.
             dtype: Type of the backbone's activations.
-            slots_B: Slot of each row; None when all rows use slot 0.
-            generator: Stream of prompt dropout; None outside training.
-        """
-        used = [0] if slots_B is None else sorted(set(slots_B.tolist()))
-        prompts = [dropped(self.slots[slot], self.dropout, generator).to(dtype) for slot in used]
-        if slots_B is None:
-            by_layer = dict(zip(self.shapes[0].layers, prompts[0], strict=True))
-            return [
-                LayerPrompt(keys=by_layer[layer][0][None], values=by_layer[layer][1][None])
-                if layer in by_layer
-                else None
-                for layer in range(self.shapes[0].num_layers)
-            ]
-        rows_B = torch.searchsorted(torch.tensor(used, device=slots_B.device), slots_B)
-        return [self._mixed_layer(layer, used, prompts, rows_B) for layer in range(self.shapes[0].num_layers)]
+            generator: Stream of the parts' dropout; None outside training.
 
-    def _mixed_layer(
-        self,
-        layer: int,
-        used: Sequence[int],
-        prompts: Sequence[Float[Tensor, "L 2 G P D"]],
-        rows_B: Int64[Tensor, " B"],
-    ) -> LayerPrompt | None:
-        """One layer's prompts of several slots, padded to the longest and gathered by row."""
-        lengths = [self.shapes[slot].length if layer in self.shapes[slot].layers else 0 for slot in used]
-        longest = max(lengths)
-        if longest == 0:
-            return None
-        padded: list[Tensor] = []
-        for slot, prompt, length in zip(used, prompts, lengths, strict=True):
-            shape = self.shapes[slot]
-            own = (
-                prompt[shape.layers.index(layer)]
-                if length
-                else prompt.new_zeros((2, shape.num_heads, 0, shape.head_dim))
-            )
-            padded.append(functional.pad(own, (0, 0, 0, longest - length)))
-        gathered = torch.stack(padded)[rows_B]
-        mask: Bool[Tensor, "B P"] | None = None
-        if min(lengths) < longest:
-            columns = torch.arange(longest, device=rows_B.device)
-            mask = columns < torch.tensor(lengths, device=rows_B.device)[rows_B][:, None]
-        return LayerPrompt(keys=gathered[:, 0], values=gathered[:, 1], mask=mask)
+        Raises:
+            MptError: Their states cannot meet in a batch.
+        """
+        used = list(dict.fromkeys(slots))
+        if len(used) > 1 and (problem := self.apart(used)) is not None:
+            raise MptError(f"{problem}. Use a batch for each")
+        rows = [self.state(slot).parts for slot in (slots if len(used) > 1 else used)]
+        forward = ForwardPass()
+        for kind in PARTS:
+            own: list[Any] = [parts.get(kind.kind) for parts in rows]
+            if any(part is not None for part in own):
+                forward = kind.join(own, forward, dtype=dtype, generator=generator)
+        return forward

@@ -1,96 +1,167 @@
-"""LoRA (arXiv:2106.09685) through PEFT's own layers: float32 adapters over the frozen weights."""
+"""Low-rank updates of linear layers: x A^T B^T alpha / r is added to the output for x (LoRA, arXiv:2106.09685).
 
-import importlib.util
+A and B are float32, and cast for the product. They act on activations alone: the backbone's weights are neither copied
+nor touched, rows of a batch may have updates of their own, and ranks may share the backbone.
+"""
+
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mpt.base.errors import BackboneError
 from mpt.base.seeding import torch_generator
 from mpt.model.backbone.backbone import Backbone
-from mpt.model.state.weights import Adaptation, Swap, trained_weights
+from mpt.model.backbone.forward import ForwardPass, LinearUpdate
+from mpt.model.backbone.stack import LinearLayer
+from mpt.model.state.part import Part
 
-Targets = Literal["default", "all-linear"]
-ADAPTER = "default"  # PEFT's name for the only adapter of a model
-
-
-def new_adaptation(backbone: Backbone, *, weights: str, seed: int, **lora_facts: Any) -> Adaptation:
-    """What a method trains of a backbone, from its start.
-
-    Args:
-        backbone: Stays as it is.
-        weights: "all", "biases" or "lora".
-        seed: Of what is drawn.
-        **lora_facts: Of `lora`.
-    """
-    backbone.switch.to(None)
-    if weights == "lora":
-        return lora(backbone.model, **lora_facts, seed=seed)
-    return trained_weights(backbone.model, biases=weights == "biases")
+Targets = Literal["all", "attention", "feed-forward", "peft"]
+_QUERIES_AND_VALUES = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("query", "value")),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("q_proj", "v_proj")),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "deberta": ("in_proj",),
+    "gpt2": ("c_attn",),
+}
+"""What PEFT updates when it is told nothing, by model type, mostly queries and values."""
 
 
-def require_peft() -> None:
-    """Refuse LoRA where PEFT is not installed.
-
-    Raises:
-        BackboneError: With the command that installs it.
-    """
-    if importlib.util.find_spec("peft") is None:
-        raise BackboneError(
-            "method \"lora\" needs PEFT, which is not installed here. Run: pip install 'mpt-prompts[peft]', or leave "
-            "the method out"
-        )
-
-
-def lora(model: nn.Module, *, rank: int, alpha: int, targets: Targets, seed: int) -> Adaptation:
-    """Low-rank updates of a backbone's linear layers.
+class LowRank(Part):
+    """Low-rank updates of some linear layers of a backbone.
 
     Args:
-        model: The backbone's model, with its own weights in place.
+        factors: A ([r, in]) and B ([out, r]) of every updated layer by its name in the model, float32.
+        alpha: An update is multiplied by alpha / r.
+    """
+
+    kind, rate, meets, shardable = "low_rank", "low_rank", True, True
+
+    def __init__(
+        self, factors: Mapping[str, tuple[Float[Tensor, "r I"], Float[Tensor, "O r"]]], *, alpha: float
+    ) -> None:
+        super().__init__()
+        self.names = list(factors)
+        self.alpha = alpha
+        self.downs = nn.ParameterList([nn.Parameter(down.float().clone()) for down, _ in factors.values()])
+        self.ups = nn.ParameterList([nn.Parameter(up.float().clone()) for _, up in factors.values()])
+
+    @property
+    def rank(self) -> int:
+        """Of all its updates."""
+        return self.downs[0].shape[0]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Rank, factor and layers."""
+        return {"rank": self.rank, "alpha": self.alpha, "layers": self.names}
+
+    def values(self) -> dict[str, nn.Parameter]:
+        """A and B by PEFT's names for them."""
+        named: dict[str, nn.Parameter] = {}
+        for name, down, up in zip(self.names, self.downs, self.ups, strict=True):
+            named |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        return named
+
+    def updates(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        """A, and B times its factor, by the layer's name."""
+        factor = self.alpha / self.rank
+        factors = zip(self.names, self.downs, self.ups, strict=True)
+        return {name: (down, up * factor) for name, down, up in factors}
+
+    @classmethod
+    def join(
+        cls,
+        rows: Sequence["LowRank | None"],
+        forward: ForwardPass,
+        *,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+    ) -> ForwardPass:
+        """One update of each layer for all rows, or each row's own, lower ranks padded with zeros."""
+        used = {part: part.updates() for part in dict.fromkeys(rows) if part is not None}
+        if len(rows) == 1:
+            ((own,),) = [tuple(used.values())]
+            updates = {
+                name: LinearUpdate(down=down.to(dtype), up=up.to(dtype).t()) for name, (down, up) in own.items()
+            }
+            return replace(forward, updates=updates)
+        names = dict.fromkeys(name for own in used.values() for name in own)
+        cast = {
+            part: {name: (down.to(dtype), up.to(dtype).t()) for name, (down, up) in own.items()}
+            for part, own in used.items()
+        }
+        return replace(forward, updates={name: _of_rows(name, rows, cast) for name in names})
+
+
+def _of_rows(
+    name: str, rows: Sequence[LowRank | None], factors: Mapping[LowRank, Mapping[str, tuple[Tensor, Tensor]]]
+) -> LinearUpdate:
+    """One layer's update of every row, padded to the highest rank."""
+    some = next(own[name] for own in factors.values() if name in own)
+    nothing = tuple(factor.new_zeros((0, factor.shape[1])) for factor in some)
+    own = [nothing if part is None else factors[part].get(name, nothing) for part in rows]
+    down, up = (pad_sequence([pair[side] for pair in own], batch_first=True) for side in (0, 1))
+    return LinearUpdate(down=down, up=up)
+
+
+def fresh_low_rank(
+    backbone: Backbone, *, rank: int, alpha: float, targets: Targets, layers: Sequence[int], seed: int
+) -> LowRank:
+    """Updates that are zero at the start.
+
+    Args:
+        backbone: Whose linear layers they are of.
         rank: Rank of an update.
         alpha: An update is multiplied by alpha / rank.
-        targets: "default" updates what PEFT updates in this architecture, mostly queries and values; "all-linear"
-            every linear layer.
-        seed: Names the first factor's random values; the second starts at zero, and with it the update.
+        targets: Which linear layers of each layer: "all", those of the "attention" or the "feed-forward" part, or
+            those that "peft" takes in this architecture.
+        layers: Numbers of the layers.
+        seed: Names the random values of A; B starts at zero, and with it the update.
 
     Raises:
-        BackboneError: PEFT is not installed, or knows no default for this architecture.
+        BackboneError: PEFT has no default for this architecture, or there is no such linear layer.
     """
-    require_peft()
-    trained: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-    swaps = []
-    for name, layer in _layers(model, rank, alpha, targets).items():
-        parent, _, attribute = name.rpartition(".")
-        own = layer.get_base_layer()
-        setattr(model.get_submodule(parent), attribute, own)
-        swaps.append(Swap(module=model.get_submodule(parent), name=attribute, own=own, other=layer))
-        down, up = layer.lora_A[ADAPTER].float(), layer.lora_B[ADAPTER].float()
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for linear in _targeted(backbone, targets):
+        if not set(linear.layers) <= set(layers):
+            continue
+        down = torch.empty((rank, linear.in_features))
         # As PEFT draws it, from a stream of its own.
-        values = torch.empty(down.weight.shape)
-        nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=torch_generator(seed, "lora", name))
-        down.weight.data.copy_(values)
-        for part, module in (("lora_A", down), ("lora_B", up)):
-            trained[f"{name}.{part}.weight"] = (module.weight, module.weight)
-    return Adaptation(trained, swaps)
-
-
-def _layers(model: nn.Module, rank: int, alpha: int, targets: Targets) -> dict[str, Any]:
-    """PEFT's layers by name, standing in the model."""
-    from peft import LoraConfig, LoraModel  # type: ignore[import-not-found]
-    from peft.tuners.lora import LoraLayer  # type: ignore[import-not-found]
-
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=None if targets == "default" else targets)
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator what is drawn anew
-            LoraModel(model, config, ADAPTER)
-    except ValueError as error:
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=torch_generator(seed, "lora", linear.name))
+        factors[linear.name] = (down, torch.zeros((linear.out_features, rank)))
+    if not factors:
         raise BackboneError(
-            f'method "lora": PEFT has no default for {type(model).__name__}. Set lora.targets=all-linear'
-        ) from error
-    del model.peft_config
-    for module, mode in modes.items():
-        module.training = mode
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+            f'low_rank: backbone "{backbone.identity.reference}" ({backbone.identity.architecture}) has no linear '
+            f"layer for targets {targets} in layers {', '.join(map(str, layers))}. Take more layers or targets=all"
+        )
+    return LowRank(factors, alpha=alpha)
+
+
+def _targeted(backbone: Backbone, targets: Targets) -> list[LinearLayer]:
+    if targets == "all":
+        return list(backbone.linears)
+    if targets != "peft":
+        return [linear for linear in backbone.linears if linear.part == targets]
+    model_type: Any = backbone.model.config.model_type  # type: ignore[union-attr]
+    endings = _QUERIES_AND_VALUES.get(model_type)
+    if endings is None:
+        raise BackboneError(
+            f'low_rank.targets: PEFT has no default for {backbone.identity.architecture}. Set low_rank.targets=all'
+        )
+    return [linear for linear in backbone.linears if linear.name.rpartition(".")[2] in endings]
+
+
+@torch.no_grad()
+def merge(part: LowRank, model: nn.Module, linears: Sequence[LinearLayer]) -> None:
+    """Add updates to the weights of a copy of the backbone, which then has no need of them."""
+    transposed = {linear.name: linear.transposed for linear in linears}
+    for name, (down, up) in part.updates().items():
+        weight: Any = model.get_submodule(name).weight
+        update = up @ down
+        weight.copy_(weight.float() + (update.t() if transposed[name] else update))

@@ -1,127 +1,117 @@
-"""Changes to a backbone's own weights, for the methods that train them; the backbone itself is never written to.
+"""Trained copies of the backbone's own weights, all of them or the biases alone; the backbone is never written to.
 
-An adaptation brings parameters and modules of its own. They stand in the places of the backbone's while it computes for
-a tagger that has the adaptation, and the backbone's are put back, the same objects, before it computes for any other.
+A copy of the model computes in the backbone's place. It shares with the backbone whatever is not trained, and its
+modules find the pass in progress as the backbone's do.
 
-What is trained is float32. The backbone computes in its own type: where that is bfloat16, with rounded copies of the
+What is trained is float32. The copy computes in the backbone's type: where that is bfloat16, with rounded copies of the
 trained values, made anew after every change of them, so that its matrix products stay as fast as they were frozen.
-
-The backbone's own dropout is on where `training.backbone_dropout` says so, for all methods.
 """
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from mpt.base.errors import BackboneError
+from mpt.model.backbone.backbone import Backbone
+from mpt.model.backbone.forward import ForwardPass
+from mpt.model.state.part import ParameterGroup, Part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swap:
-    """One place of the backbone.
-
-    Attributes:
-        module: Whose attribute it is.
-        name: The attribute.
-        own: What the backbone has there.
-        other: What stands there while an adaptation is in use.
-    """
-
-    module: nn.Module
-    name: str
-    own: nn.Module | nn.Parameter
-    other: nn.Module | nn.Parameter
-
-
-class Adaptation(nn.Module):
-    """Trained changes to a backbone.
+class Weights(Part):
+    """Trained weights of a backbone.
 
     Args:
-        trained: By name, the float32 parameter and what the backbone computes with: itself, or a copy in another type.
-        swaps: Where these stand in the backbone.
-    """
-
-    def __init__(self, trained: Mapping[str, tuple[nn.Parameter, nn.Parameter]], swaps: Sequence[Swap]) -> None:
-        super().__init__()
-        self.keys = {name: name.replace(".", "/") for name in trained}  # names of parameters have no dots
-        self.values = nn.ParameterDict()
-        for name, (value, _) in trained.items():  # one by one: a dictionary as a whole would be sorted
-            self.values[self.keys[name]] = value
-        self.swaps = list(swaps)
-        self.leaves = [leaf for _, leaf in trained.values()]
-        """What the backbone computes with, and gradients are taken of, one for each of `parameters()`."""
-
-    def named_values(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by the backbone's names for them."""
-        return {name: self.values[key] for name, key in self.keys.items()}
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Have the backbone compute with the values of now; to be called after every change of them."""
-        for value, leaf in zip(self.values.values(), self.leaves, strict=True):
-            if leaf is not value:
-                leaf.copy_(value)
-
-
-class Switch:
-    """Which adaptation a model computes with, for all threads at once.
-
-    Threads may compute side by side for one tagger, never for several.
-
-    Args:
-        model: The backbone's model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._current: Adaptation | None = None
-        self._lock = threading.Lock()
-
-    def to(self, adaptation: Adaptation | None) -> None:
-        """Compute with an adaptation, or with the backbone's own weights."""
-        if self._current is adaptation:
-            return
-        with self._lock:
-            if self._current is adaptation:  # another thread has done it
-                return
-            for swap in [] if self._current is None else self._current.swaps:
-                setattr(swap.module, swap.name, swap.own)
-            for swap in [] if adaptation is None else adaptation.swaps:
-                setattr(swap.module, swap.name, swap.other)
-            self._current = adaptation
-
-
-def trained_weights(model: nn.Module, *, biases: bool) -> Adaptation:
-    """The backbone's weights, to be trained from what they are.
-
-    Args:
-        model: The backbone's model, with its own weights in place.
-        biases: Only these: vectors added by linear layers and norms.
+        backbone: Trained from what its weights are.
+        biases: Only these: vectors added by linear layers and norms (BitFit, arXiv:2106.10199).
 
     Raises:
         BackboneError: It has none.
     """
-    trained: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-    leaves: dict[nn.Parameter, nn.Parameter] = {}
-    swaps = []
-    for name, module, attribute, own in _weights(model):
-        if biases and not attribute.endswith("bias"):
-            continue
-        if own not in leaves:  # else two places share a weight
+
+    kind, rate, meets, shardable = "weights", "backbone", False, False
+
+    def __init__(self, backbone: Backbone, *, biases: bool = False) -> None:
+        super().__init__()
+        self.biases = biases
+        self._leaves: list[nn.Parameter] = []
+        trained: dict[str, nn.Parameter] = {}
+        leaf_of: dict[nn.Parameter, nn.Parameter] = {}
+        for name, own in backbone.model.named_parameters():  # weights that two places share come once
+            if biases and not name.endswith("bias"):
+                continue
             value = nn.Parameter(own.detach().float().clone())
-            leaves[own] = value if own.dtype == value.dtype else nn.Parameter(own.detach().clone())
-            trained[name] = (value, leaves[own])
-        swaps.append(Swap(module=module, name=attribute, own=own, other=leaves[own]))
-    if not swaps:
-        raise BackboneError(f'method "bitfit": {type(model).__name__} has no biases to train. Leave the method out')
-    return Adaptation(trained, swaps)
+            leaf_of[own] = value if own.dtype == value.dtype else nn.Parameter(own.detach().clone())
+            trained[name] = value
+        if not trained:
+            raise BackboneError(
+                f'method "bitfit": {backbone.identity.architecture} has no biases to train. Leave the method out'
+            )
+        self._leaves = list(leaf_of.values())
+        # Not as a dictionary: one would be sorted, and names of parameters have no dots.
+        self._names = list(trained)
+        self.trained = nn.ParameterList(trained.values())
+        self._model = [copied(backbone, lambda own: leaf_of.get(own, own))]  # a list, so that it is no submodule
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Which weights."""
+        return {"biases": self.biases}
+
+    @property
+    def model(self) -> nn.Module:
+        """The copy."""
+        return self._model[0]
+
+    def values(self) -> dict[str, nn.Parameter]:
+        """The trained weights by the backbone's names for them."""
+        return dict(zip(self._names, self.trained, strict=True))
+
+    def leaves(self) -> list[nn.Parameter]:
+        """Weights of the copy."""
+        return self._leaves
+
+    def groups(self) -> list[ParameterGroup]:
+        """Matrices are decayed, biases and norms are not."""
+        matrices, vectors = [p for p in self.trained if p.dim() > 1], [p for p in self.trained if p.dim() == 1]
+        groups = [
+            ParameterGroup(parameters=matrices, rate=self.rate, decayed=True, many=True),
+            ParameterGroup(parameters=vectors, rate=self.rate),
+        ]
+        return [group for group in groups if group.parameters]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Round the trained values to what the copy computes with."""
+        for value, leaf in zip(self.trained, self._leaves, strict=True):
+            if leaf is not value:
+                leaf.copy_(value)
+
+    @classmethod
+    def join(
+        cls,
+        rows: Sequence["Weights | None"],
+        forward: ForwardPass,
+        *,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+    ) -> ForwardPass:
+        """The copy computes for all rows."""
+        (part,) = rows
+        assert part is not None, "some row has such a part"
+        return replace(forward, model=part.model)
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """Name, module, attribute and parameter of every weight."""
-    for path, module in model.named_modules():
-        for attribute, parameter in module.named_parameters(recurse=False):
-            yield f"{path}.{attribute}" if path else attribute, module, attribute, parameter
+def copied(backbone: Backbone, weight: Callable[[nn.Parameter], nn.Parameter]) -> nn.Module:
+    """A copy of a backbone's model with other weights.
+
+    Args:
+        backbone: Shares with the copy where the pass in progress is found.
+        weight: What the copy has in the place of each of the backbone's weights; may be the same.
+    """
+    memo: dict[int, Any] = {id(backbone.running): backbone.running}
+    memo |= {id(own): weight(own) for own in backbone.model.parameters()}
+    return copy.deepcopy(backbone.model, memo)
