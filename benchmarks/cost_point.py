@@ -23,7 +23,7 @@ from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger
 from mpt.model.state.bank import PromptBank
-from mpt.model.state.start import initial_prompt
+from mpt.model.state.starts import initial_prompt
 from mpt.training.engines import Engine
 from mpt.training.launch import build_workers
 from mpt.training.optimizer import WholeOptimizer, build_optimizer

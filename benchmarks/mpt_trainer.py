@@ -26,7 +26,7 @@ from mpt.model.backbone.backbone import Backbone
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger
 from mpt.model.state.bank import PromptBank
-from mpt.model.state.start import initial_prompt
+from mpt.model.state.starts import initial_prompt
 from mpt.training.loop import Run, train
 from mpt.training.runlog import RunLog
 

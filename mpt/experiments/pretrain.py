@@ -41,7 +41,7 @@ from mpt.model.backbone.backbone import Backbone
 from mpt.model.language_head import new_heads, verbalizer_notices
 from mpt.model.scorer import Tagger
 from mpt.model.state.bank import PromptShape
-from mpt.model.state.start import initial_prompt
+from mpt.model.state.starts import initial_prompt
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.engines import Engine, find_engine
 from mpt.training.identity import identity_of

@@ -18,7 +18,7 @@ from mpt.model.scorer import Tagger, text_behind
 from mpt.model.state.bank import PromptBank
 from mpt.model.state.input_prompt import ShallowPrompt
 from mpt.model.state.low_rank import new_adaptation, require_peft
-from mpt.model.state.start import initial_embeddings, initial_prompt
+from mpt.model.state.starts import initial_embeddings, initial_prompt
 from mpt.serving.saved import SavedModel
 from mpt.training.engines import Engine
 

@@ -240,7 +240,7 @@ def make_parts(world, *, dropout=0.0):
     from mpt.model.heads import TokenHead
     from mpt.model.scorer import Tagger
     from mpt.model.state.bank import PromptBank
-    from mpt.model.state.start import initial_prompt
+    from mpt.model.state.starts import initial_prompt
 
     backbone = load_backbone(str(world.backbone), dtype="float32")
     loaded, _ = load_tasks(load_manifest(world.data / "mixture.yaml"))

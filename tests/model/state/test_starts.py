@@ -9,7 +9,7 @@ from common.prompts import random_bank, shape_of
 from mpt.data.example import Sentence
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate
-from mpt.model.state.start import initial_prompt
+from mpt.model.state.starts import initial_prompt
 
 TEXTS = (("the low river", "a doctor", "is it not new"), ("Don't", "in the lowest , newest river"))
 
