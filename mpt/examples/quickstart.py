@@ -12,7 +12,6 @@ from mpt.base.settings import (
     OptimizerSettings,
     PromptSettings,
     TrainingSettings,
-    TransferOptimizerSettings,
 )
 from mpt.examples.synthetic import write_synthetic
 from mpt.experiments.comparison import Result
@@ -60,7 +59,7 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     pretrain(pretrain_settings, folder / "pretrain", resume="never", console=console)
     console.rule(f"2. transfer it to a fourth task with {SHOTS} labelled sentences, and train one from scratch")
     transfer_settings = TransferSettings(
-        optimizer=TransferOptimizerSettings(**optimizer),
+        optimizer=OptimizerSettings(**optimizer),
         training=TransferTrainingSettings(steps=80, tokens_per_micro_batch=TOKENS),
         evaluation=TransferEvaluationSettings(every_steps=20),
         seeds=SEEDS,

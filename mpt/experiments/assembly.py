@@ -4,19 +4,16 @@ import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
 
 from mpt.base.errors import ConfigError, every
 from mpt.base.files import published_folder, write_durable
-from mpt.base.settings import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
+from mpt.base.settings import BackboneSettings, StageSettings
 from mpt.base.signals import StopRequest
 from mpt.data.encoded import EncodedTask
 from mpt.data.families.encoding import encode_task
@@ -28,15 +25,12 @@ from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
-from mpt.model.backbone.trunk_cache import TrunkCache, default_folder
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank, PromptShape
-from mpt.model.state.network import Reparameterisation, by_token, reparameterise
+from mpt.model.scorer import Scorer
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.engines import Engine
 from mpt.training.launch import build_workers
 from mpt.training.loop import Progress, Run, train
-from mpt.training.ranks import Share, lost_after, one_first, together
+from mpt.training.ranks import Share, lost_after, together
 from mpt.training.runlog import RunLog
 
 Resume = Literal["never", "auto", "must"]
@@ -74,99 +68,10 @@ def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[Encode
     return [task for task, _ in encoded], [notice for _, said in encoded for notice in said]
 
 
-def keep_trunk(
-    tasks: Sequence[EncodedTask],
-    backbone: Backbone,
-    shapes: Sequence[PromptShape],
-    settings: BackboneSettings,
-    accelerator: Accelerator,
-    *,
-    backbone_dropout: float,
-) -> tuple[list[EncodedTask], list[str]]:
-    """Give train and dev the outputs of the layers below the first prompt, computed once for all runs.
-
-    Returns:
-        The tasks, and notices about what the cache could not do.
-    """
-    depth = min((layer for shape in shapes for layer in shape.layers), default=0)
-    if depth == 0 or backbone.trunk is None or settings.trunk_cache_gib == 0:
-        return list(tasks), []
-    if backbone_dropout:
-        return list(tasks), [
-            "outputs of the layers below the first prompt are computed in every step: training.backbone_dropout makes "
-            "them others each time"
-        ]
-    if backbone.sharded:
-        return list(tasks), [
-            "outputs of the layers below the first prompt are computed in every step: they are not kept on disk where "
-            "ranks share a backbone"
-        ]
-    cache = TrunkCache(folder=default_folder(), max_bytes=int(settings.trunk_cache_gib * 2**30))
-    length = max(shape.length for shape in shapes)
-
-    def kept() -> tuple[list[EncodedTask], list[str]]:
-        found: list[EncodedTask] = []
-        notices: list[str] = []
-        for task in tasks:
-            splits = dict(task.splits)
-            for name in TRUNK_SPLITS & splits.keys():
-                states, said = cache.states(backbone, splits[name], depth, prompt_length=length)
-                splits[name] = replace(splits[name], trunk=states)
-                notices += said
-            found.append(replace(task, splits=splits))
-        return found, list(dict.fromkeys(notices))
-
-    return one_first(accelerator, kept)
-
-
 def tell(console: Console, notices: Sequence[str]) -> None:
     """Print notices as they are, one a line."""
     for notice in notices:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-
-
-def prompt_shape(backbone: Backbone, settings: PromptSettings) -> PromptShape:
-    """The shape that the settings ask for over this backbone.
-
-    Raises:
-        ConfigError: A prompted layer that the backbone does not have.
-    """
-    layers = settings.layers
-    if layers == "all":
-        layers = backbone.num_layers
-    chosen = tuple(range(backbone.num_layers - layers, backbone.num_layers)) if isinstance(layers, int) else layers
-    if not chosen or min(chosen) < 0 or max(chosen) >= backbone.num_layers or list(chosen) != sorted(set(chosen)):
-        raise ConfigError(
-            f"prompt.layers: {settings.layers} over a backbone of {backbone.num_layers} layers. Expected all, a number "
-            f"of upper layers up to {backbone.num_layers}, or ascending indices from 0 to {backbone.num_layers - 1}"
-        )
-    return PromptShape(
-        num_layers=backbone.num_layers,
-        layers=chosen,
-        num_heads=backbone.num_key_value_heads,
-        length=settings.length,
-        head_dim=backbone.head_dim,
-    )
-
-
-def new_bank(
-    prompt: Float[Tensor, "L 2 G P D"], shape: PromptShape, settings: PromptSettings, *, seed: int
-) -> PromptBank:
-    """A slot to train from a prompt, with the network behind it that the settings ask for."""
-    width = shape.num_heads * shape.head_dim
-    network = new_network(by_token(prompt), settings, input_size=width, seed=seed)
-    return PromptBank([prompt], [shape], dropout=settings.dropout, reparameterisation=network)
-
-
-def new_network(
-    start: Float[Tensor, "P V"], settings: PromptTrainingSettings, *, input_size: int, seed: int
-) -> Reparameterisation | None:
-    """The network that the settings ask for behind a prompt, given as a row for each virtual token."""
-    if settings.reparameterisation == "none":
-        return None
-    return reparameterise(
-        start, kind=settings.reparameterisation, input_size=input_size, hidden_size=settings.hidden_size, seed=seed
-    )
 
 
 def build_plan(
@@ -227,7 +132,7 @@ def _reader(shards: Shards) -> Callable[[int], Units]:
 
 
 def execute(
-    tagger: Tagger,
+    scorer: Scorer,
     tasks: Sequence[EncodedTask],
     plan: Plan,
     settings: StageSettings,
@@ -251,14 +156,14 @@ def execute(
     )
     with closing(log), StopRequest() as stop, sharing(settings, accelerator, engine, stop) as share:
         run = Run(
-            tagger=tagger,
+            scorer=scorer,
             tasks=tasks,
             plan=plan,
             settings=settings,
             accelerator=accelerator,
             evaluate=lambda limit: {
                 name: score.primary
-                for name, score in evaluate_tasks(tagger, tasks, "dev", limit=limit, share=share).items()
+                for name, score in evaluate_tasks(scorer, tasks, "dev", limit=limit, share=share).items()
             },
             log=log,
             folder=folder,
@@ -283,15 +188,16 @@ def sharing(
         workers.close()
 
 
-def describe_size(tagger: Tagger) -> str:
+def describe_size(scorer: Scorer) -> str:
     """Trained parameters against the frozen ones."""
-    prompts = sum(prompt.numel() for prompt in tagger.prompts)
-    heads = sum(p.numel() for head in tagger.heads.values() for p in head.parameters())
-    frozen = tagger.backbone.num_parameters
-    weights = 0 if tagger.network is None else sum(p.numel() for p in tagger.network.parameters())
+    state = sum(value.numel() for value in scorer.state.values().values())
+    heads = sum(p.numel() for head in scorer.heads().values() for p in head.parameters())
+    frozen = scorer.backbone.num_parameters
+    weights = sum(value.numel() for value in scorer.state.networks().values())
+    kinds = " and ".join(kind.replace("_", "-") for kind in scorer.state.parts)
     return (
-        f"trained: {prompts:,} prompt values + {heads:,} head weights = {(prompts + heads) / frozen:.2%} of the "
-        f"backbone's {frozen:,} frozen parameters"
+        f"trained: {f'{state:,} {kinds} values + ' if kinds else ''}{heads:,} head weights = "
+        f"{(state + heads) / frozen:.2%} of the backbone's {frozen:,} frozen parameters"
         + (f"; the prompt comes out of {weights:,} weights until training ends" if weights else "")
     )
 

@@ -19,6 +19,7 @@ from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
 from mpt.experiments.assembly import Resume, open_backbone, open_results, tell
+from mpt.experiments.methods import METHODS
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.settings import CompareSettings, load_pretrain_settings
 from mpt.experiments.start import Start, require_trainable, start_from
@@ -65,7 +66,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
         tasks, notices = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in tasks for count in (common.shots or task.spec.shots or (None,))]
         _check(rows, wanted)
-        require_trainable([_method(name, settings) for name, settings in rows.items()], tasks, engine)
+        require_trainable([METHODS[_method(name, settings)] for name, settings in rows.items()], tasks, engine)
         given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
         notices += settle(accelerator, common.backbone.dtype)
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})

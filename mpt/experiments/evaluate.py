@@ -60,21 +60,21 @@ def evaluate(
     other = None if against is None else open_saved(against, reference=backbone)
     if other is not None:
         _check(other, loaded, split)
-    encoded, said = encode_tasks(loaded, saved.tagger.backbone)
+    encoded, said = encode_tasks(loaded, saved.scorer.backbone)
     tell(console, notices + said)
     if out is not None:
         make_folder(out)
     report = Report(
         about={
             "checkpoint": str(saved.folder),
-            "backbone": saved.tagger.backbone.identity.reference,
+            "backbone": saved.scorer.backbone.identity.reference,
             "manifest": str(manifest_path),
         },
         tasks=tuple(_task_report(saved, one, split) for one in encoded),
     )
     print_report(report, console)
     if other is not None:
-        theirs, _ = encode_tasks(loaded, other.tagger.backbone)
+        theirs, _ = encode_tasks(loaded, other.scorer.backbone)
         _print_comparison(saved, encoded, other, theirs, split, console)
     if out is not None:
         replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
@@ -85,7 +85,7 @@ def evaluate(
 def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
     problems = []
     for task in tasks:
-        saved.tagger.head(task.name)
+        saved.scorer.head(task.name)
         found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
         if found:
             problems.append(
@@ -105,7 +105,7 @@ def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskR
     return TaskReport(
         task=encoded.task.name,
         split=split,
-        score=evaluate_task(saved.tagger, encoded, split),
+        score=evaluate_task(saved.scorer, encoded, split),
         windows=len(encoded.splits[split]),
         unseen_words=len(labels) - len(encoded.splits[split].positions),
         digests=encoded.task.digests,
@@ -134,6 +134,6 @@ def _print_comparison(
 
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
     task = encoded.task
-    predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
+    predicted = predict_split(saved.scorer, task.name, encoded.splits[split], family=task.spec.kind)
     gold = encoded.gold(split, range(len(predicted)))
     return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)

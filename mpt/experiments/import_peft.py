@@ -11,7 +11,7 @@ from mpt.base.files import sha256_file
 from mpt.base.settings import BackboneSettings, PromptSettings
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, chosen_names, load_tasks
-from mpt.experiments.assembly import prompt_shape, tell
+from mpt.experiments.assembly import tell
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.state.network import by_layer
@@ -69,7 +69,7 @@ def import_peft(
     files = {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
     identity = identity_of(
         backbone,
-        [prompt_shape(backbone, prompting)],
+        {"prompt": asdict(shape) | {"layers": list(shape.layers)}},
         [loaded],
         stage="import",
         settings=None,
@@ -79,10 +79,11 @@ def import_peft(
     )
     prompt = by_layer(adapter.values_PV, num_heads=backbone.num_key_value_heads, head_dim=backbone.head_dim)
     checkpoint = Checkpoint(
-        prompts={"slot0": prompt.contiguous()},
+        state={"prompt.values": prompt.contiguous()},
+        networks={},
         heads={f"{loaded.name}.weight": adapter.weight[rows], f"{loaded.name}.bias": adapter.bias[rows]},
         optimizer={},
-        state=UNTRAINED,
+        progress=UNTRAINED,
         identity=identity,
     )
     tell(console, notices)

@@ -1,4 +1,4 @@
-"""Stage 1: one shared deep prompt over a mixture of tasks, one head for each of them."""
+"""Stage 1: one shared task state over a mixture of tasks, one head for each of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mpt.data.encoded import EncodedTask
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.order.mixture import mixing_rates
 from mpt.data.order.plan import Plan
-from mpt.data.tasks import Task, chosen_names
+from mpt.data.tasks import chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
 from mpt.experiments.assembly import (
@@ -27,21 +27,18 @@ from mpt.experiments.assembly import (
     describe_cost,
     describe_size,
     execute,
-    keep_trunk,
-    new_bank,
     open_backbone,
     open_run_folder,
-    prompt_shape,
     sharing,
     tell,
 )
 from mpt.experiments.inputs import open_tasks
+from mpt.experiments.methods import Method, trained_by
 from mpt.experiments.settings import PretrainSettings
-from mpt.model.backbone.backbone import Backbone
+from mpt.experiments.start import Start, plan_of, require_trainable
 from mpt.model.language_head import new_heads, verbalizer_notices
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptShape
-from mpt.model.state.starts import initial_prompt
+from mpt.model.scorer import Scorer
+from mpt.model.state.starts import fresh_state
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.engines import Engine, find_engine
 from mpt.training.identity import identity_of
@@ -56,8 +53,7 @@ class Prepared:
 
     Attributes:
         tasks: Of the mixture, encoded.
-        shape: Of the prompt.
-        tagger: With a fresh prompt and fresh heads.
+        scorer: With a fresh task state and fresh heads.
         plan: The order of the run.
         identity: What its checkpoints belong to.
         contents: Files that the run folder starts with.
@@ -66,8 +62,7 @@ class Prepared:
     """
 
     tasks: list[EncodedTask]
-    shape: PromptShape
-    tagger: Tagger
+    scorer: Scorer
     plan: Plan
     identity: dict[str, Any]
     contents: dict[str, bytes]
@@ -99,22 +94,16 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     ready = _prepare(settings, folder, resume=resume, accelerator=accelerator, engine=engine)
     require_alike(accelerator, _facts(settings, ready))
     tell(console, ready.notices)
-    for line in (describe_launch(accelerator, engine, settings.training.micro_batches), describe_size(ready.tagger)):
+    for line in (describe_launch(accelerator, engine, settings.training.micro_batches), describe_size(ready.scorer)):
         console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:
             _open_folder(folder, ready, resume=resume)
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
-    backbone = ready.tagger.backbone
-    dropout = settings.training.backbone_dropout
-    tasks, said = keep_trunk(
-        ready.tasks, backbone, [ready.shape], settings.backbone, accelerator, backbone_dropout=dropout
-    )
-    tell(console, said)
     progress = execute(
-        ready.tagger,
-        tasks,
+        ready.scorer,
+        ready.tasks,
         ready.plan,
         settings,
         accelerator=accelerator,
@@ -126,7 +115,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
         checkpoint=ready.checkpoint,
     )
     with sharing(settings, accelerator, engine) as share:
-        scores = _conclude(ready.tagger, tasks, progress, folder, share, console=console)
+        scores = _conclude(ready.scorer, ready.tasks, progress, folder, share, console=console)
     for tracker in accelerator.trackers:
         tracker.finish()  # the launch goes on: a comparison has more to do
     return scores
@@ -140,26 +129,39 @@ def _prepare(
         manifest = load_manifest(settings.manifest)
         names = chosen_names(manifest, settings.tasks or None)
         _check_selection(settings, names)
+        method = trained_by(settings.method)
         backbone = open_backbone(
             settings.backbone,
             prompt_length=settings.prompt.length,
             accelerator=accelerator,
             sharding=engine.sharding,
         )
-    encoded, notices = open_tasks(manifest, names, backbone, settings.backbone, accelerator)
+        start = Start(backbone=backbone, backbone_settings=settings.backbone, prompt_settings=settings.prompt).of(
+            method
+        )
+    encoded, notices = open_tasks(manifest, names, start.backbone, settings.backbone, accelerator)
     with together(accelerator):
+        require_trainable([method], [one.task for one in encoded], engine)
         per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
         rates = _rates(manifest, encoded, settings)
         plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
-        shape = prompt_shape(backbone, settings.prompt)
         more = {"manifest": {"name": manifest.name, "sha256": manifest.digest}, "tasks_per_step": per_step}
-        identity = _identity(settings, backbone, shape, [one.task for one in encoded], more)
-        notices += verbalizer_notices(backbone, [one.task for one in encoded])
+        scorer = _new_scorer(start, method, encoded, settings)
+        identity = identity_of(
+            start.backbone,
+            scorer.state.specs,
+            [one.task for one in encoded],
+            stage="pretrain",
+            settings=settings,
+            backbone_settings=start.backbone_settings,
+            prompt_settings=start.prompt_settings,
+            more={"method": settings.method, **more},
+        )
+        notices += verbalizer_notices(start.backbone, [one.task for one in encoded])
         notices += settle(accelerator, settings.backbone.dtype)
         return Prepared(
             tasks=encoded,
-            shape=shape,
-            tagger=_new_tagger(backbone, shape, encoded, settings),
+            scorer=scorer,
             plan=plan,
             identity=identity,
             contents={"config.yaml": dump(settings).encode(), "manifest.json": to_json(manifest.resolved())},
@@ -178,21 +180,6 @@ def _facts(settings: PretrainSettings, ready: Prepared) -> dict[str, Any]:
     }
 
 
-def _identity(
-    settings: PretrainSettings, backbone: Backbone, shape: PromptShape, tasks: list[Task], more: dict[str, Any]
-) -> dict[str, Any]:
-    return identity_of(
-        backbone,
-        [shape],
-        tasks,
-        stage="pretrain",
-        settings=settings,
-        backbone_settings=settings.backbone,
-        prompt_settings=settings.prompt,
-        more=more,
-    )
-
-
 def _open_folder(folder: Path, ready: Prepared, *, resume: Resume) -> None:
     """Make the run folder, or clear what a killed process left half written in it."""
     if ready.checkpoint is None:
@@ -202,7 +189,7 @@ def _open_folder(folder: Path, ready: Prepared, *, resume: Resume) -> None:
 
 
 def _conclude(
-    tagger: Tagger,
+    scorer: Scorer,
     tasks: list[EncodedTask],
     progress: Progress,
     folder: Path,
@@ -213,7 +200,7 @@ def _conclude(
     """Score the whole dev sets with the best weights; tell and write what came out."""
     cost = cost_of(progress, share.accelerator)
     console.print(describe_cost(cost), highlight=False)
-    scores = dict(evaluate_tasks(tagger, tasks, "dev", share=share))
+    scores = dict(evaluate_tasks(scorer, tasks, "dev", share=share))
     with together(share.accelerator):
         if share.accelerator.is_main_process:
             _write_results(folder, progress, scores, cost)
@@ -221,15 +208,14 @@ def _conclude(
     return scores
 
 
-def _new_tagger(backbone: Backbone, shape: PromptShape, tasks: list[EncodedTask], settings: PretrainSettings) -> Tagger:
-    """A fresh shared prompt and fresh heads."""
-    seed = settings.training.seed
+def _new_scorer(start: Start, method: Method, tasks: list[EncodedTask], settings: PretrainSettings) -> Scorer:
+    """A fresh shared task state and fresh heads."""
+    seed, training = settings.training.seed, settings.training
     texts = [encoded.part("train", np.zeros(1, dtype=np.int64))[0] for encoded in tasks]
-    prompt = initial_prompt(backbone, shape, texts, initialisation=settings.prompt.initialisation, seed=seed)
-    training = settings.training
-    heads = new_heads(backbone, [encoded.task for encoded in tasks], seed=seed, dropout=training.head_dropout)
-    bank = new_bank(prompt, shape, settings.prompt, seed=seed)
-    return Tagger(backbone, bank, heads, backbone_dropout=training.backbone_dropout)
+    plan = plan_of(method, start.prompt_settings, settings.low_rank)
+    state = fresh_state(plan, start.backbone, texts, seed=seed)
+    heads = new_heads(start.backbone, [encoded.task for encoded in tasks], seed=seed, dropout=training.head_dropout)
+    return Scorer(start.backbone, state, heads, backbone_dropout=training.backbone_dropout)
 
 
 def _check_selection(settings: PretrainSettings, names: list[str]) -> None:

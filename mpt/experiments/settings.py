@@ -20,28 +20,29 @@ from mpt.base.settings import (
     Rate,
     StageSettings,
     TrainingSettings,
-    TransferOptimizerSettings,
 )
 from mpt.base.strict_yaml import FieldErrors, Settings, load_model
-from mpt.experiments.methods import baseline, method
+from mpt.experiments.methods import baseline, method, pretrainable
 
-ROW_FIELDS = ("prompt", "lora", "optimizer", "training", "evaluation", "tuning", "head")
+ROW_FIELDS = ("prompt", "low_rank", "lora", "optimizer", "training", "evaluation", "tuning", "head")
 """Settings that may differ between the rows of a comparison."""
 
 
 class PretrainSettings(StageSettings):
-    """Stage 1: one shared prompt, one head for each task of a mixture.
+    """Stage 1: one shared task state, one head for each task of a mixture.
 
     Attributes:
         manifest: The mixture.
         tasks: Tasks of the manifest to train on; an empty list stands for all. A single one is plain P-Tuning v2.
+        method: What is trained; see `mpt.experiments.methods`. "prompt", a deep prompt, is MPT-2.
         backbone: The frozen language model.
-        prompt: The shared prompt.
+        prompt: The shared prompt, where the method has one.
         trackers: Where metrics go besides `metrics.jsonl`, through Accelerate.
     """
 
     manifest: Path
     tasks: tuple[str, ...] = ()
+    method: Annotated[str, AfterValidator(pretrainable)] = "prompt"
     backbone: BackboneSettings = BackboneSettings()
     prompt: PromptSettings = PromptSettings()  # type: ignore[assignment] (settings are frozen)
     trackers: tuple[Literal["tensorboard"], ...] = ()
@@ -51,14 +52,15 @@ class TuningSettings(Settings):
     """Learning rates tried on dev before the runs that count; every method has the same trials.
 
     Attributes:
-        prompt_learning_rates, backbone_learning_rates, head_learning_rates: A method tries all pairs of the rates that
-            it has; an empty list stands for the optimizer's rate.
+        prompt_learning_rates, low_rank_learning_rates, backbone_learning_rates, head_learning_rates: A method tries all
+            pairs of the rates that it has; an empty list stands for the optimizer's rate.
         seeds: Seeds of the trials; the rates with the best mean are taken. One trial is not enough: scores of a few
             hundred sentences differ more between seeds than between neighbouring rates.
         steps: Steps of a trial, its schedule as much shorter; null stands for those of the runs that count.
     """
 
     prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.1, 0.2)
+    low_rank_learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
     backbone_learning_rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
     head_learning_rates: tuple[Rate, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1000, 1001)
@@ -70,21 +72,6 @@ def _head(value: str) -> str:
     if value not in modes and not re.fullmatch(r"from:.+", value):
         raise ValueError(f'"{value}" is not one of {", ".join(modes)}, from:TASK.{did_you_mean(value, modes)}')
     return value
-
-
-class LoraSettings(Settings):
-    """Low-rank updates of the method "lora".
-
-    Attributes:
-        rank: Rank of an update.
-        alpha: An update is multiplied by alpha / rank.
-        targets: "default" updates what PEFT updates in this architecture, mostly queries and values; "all-linear" every
-            linear layer.
-    """
-
-    rank: Positive = 8
-    alpha: Positive = 16
-    targets: Literal["default", "all-linear"] = "default"
 
 
 class TransferTrainingSettings(TrainingSettings):
@@ -110,18 +97,15 @@ class TrialSettings(StageSettings):
         head: Of a method that starts from a pretrained prompt: "fresh" draws the head anew, "by-label" copies rows of
             pretrained heads whose label has the same name, "from:TASK" copies the head of one pretrained task with the
             same labels.
-        lora: What the method "lora" adds.
         tuning: Learning rates tried on dev.
         test: Score the test set, once, for every run that counts.
     """
 
     # Settings are frozen, so a narrower type is safe.
-    optimizer: TransferOptimizerSettings = TransferOptimizerSettings()  # type: ignore[assignment]
     training: TransferTrainingSettings = TransferTrainingSettings()  # type: ignore[assignment]
     evaluation: TransferEvaluationSettings = TransferEvaluationSettings()  # type: ignore[assignment]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
-    lora: LoraSettings = LoraSettings()
     tuning: TuningSettings = TuningSettings()
     test: bool = True
 

@@ -4,21 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mpt.base.errors import CheckpointError, ConfigError, LaunchError
-from mpt.base.settings import BackboneSettings, PromptSettings, PromptTrainingSettings
+from mpt.base.errors import ConfigError, LaunchError
+from mpt.base.settings import (
+    BackboneSettings,
+    LowRankSettings,
+    PartKind,
+    PromptSettings,
+    PromptTrainingSettings,
+    RateName,
+)
 from mpt.data.encoded import EncodedTask
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import new_bank, new_network, prompt_shape
 from mpt.experiments.methods import METHODS, Method
-from mpt.experiments.settings import LoraSettings, TrialSettings
+from mpt.experiments.settings import TrialSettings
 from mpt.experiments.target_head import build_head
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.language_head import new_heads
-from mpt.model.scorer import Tagger, text_behind
-from mpt.model.state.bank import PromptBank
-from mpt.model.state.input_prompt import ShallowPrompt
-from mpt.model.state.low_rank import new_adaptation, require_peft
-from mpt.model.state.starts import initial_embeddings, initial_prompt
+from mpt.model.scorer import Scorer
+from mpt.model.state.bank import PARTS, TaskState
+from mpt.model.state.starts import StatePlan, fresh_state, restored_state
 from mpt.serving.saved import SavedModel
 from mpt.training.engines import Engine
 
@@ -30,8 +34,8 @@ class Start:
     Attributes:
         backbone: The frozen model.
         backbone_settings: How it was loaded.
-        prompt_settings: Of every deep prompt, fresh or pretrained.
-        pretrained: Prompt and heads for the methods that use them; None compares baselines alone.
+        prompt_settings: Of every prompt, fresh or pretrained.
+        pretrained: Task state and heads for the methods that use them; None compares baselines alone.
     """
 
     backbone: Backbone
@@ -48,11 +52,22 @@ class Start:
         start = self
         if method.shifted:
             settings = start.backbone_settings.model_copy(update={"positions": "shifted"})
-            backbone = text_behind(start.backbone, start.prompt_settings.length)
+            backbone = start.backbone.behind(start.prompt_settings.length)
             start = replace(start, backbone=backbone, backbone_settings=settings)
         own = {"initialisation": method.initialisation, "reparameterisation": method.reparameterisation}
         own = {field: value for field, value in own.items() if value is not None}
         return replace(start, prompt_settings=start.prompt_settings.model_copy(update=own))
+
+    def parts(self, method: Method) -> tuple[PartKind, ...]:
+        """Kinds of the parts that a method trains from here."""
+        if not method.pretrained:
+            return method.parts
+        assert self.pretrained is not None, "there is nothing to transfer"
+        return tuple(self.pretrained.state.parts)
+
+    def rates(self, method: Method) -> tuple[RateName, ...]:
+        """The learning rates that a method has."""
+        return tuple(dict.fromkeys([*(PARTS[kind].rate for kind in self.parts(method)), "head"]))
 
     @property
     def origin(self) -> dict[str, Any] | None:
@@ -68,20 +83,11 @@ class Start:
 
 
 def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
-    """Start from a pretrained model: its backbone, and its prompt but for what is trained in its place.
-
-    Raises:
-        CheckpointError: It is one of the baselines that have no deep prompt to start from.
-    """
-    if saved.tagger.shallow is not None or saved.tagger.adaptation is not None:
-        raise CheckpointError(
-            f"{saved.folder}: trained by a method without a deep prompt ({saved.checkpoint.identity['method']}), "
-            "expected a pretrained prompt. Give the run of a pretraining"
-        )
+    """Start from a pretrained model: its backbone, and its state but for what is trained in a prompt's place."""
     identity = saved.checkpoint.identity
     own = identity["backbone"]
     return Start(
-        backbone=saved.tagger.backbone,
+        backbone=saved.scorer.backbone,
         backbone_settings=BackboneSettings.model_validate(
             {key: own[key] for key in BackboneSettings.model_fields if key in own}
         ),
@@ -90,7 +96,7 @@ def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     )
 
 
-def new_tagger(start: Start, encoded: EncodedTask, *, method: Method, seed: int, settings: TrialSettings) -> Tagger:
+def new_scorer(start: Start, encoded: EncodedTask, *, method: Method, seed: int, settings: TrialSettings) -> Scorer:
     """The model that a method starts from.
 
     Args:
@@ -104,70 +110,55 @@ def new_tagger(start: Start, encoded: EncodedTask, *, method: Method, seed: int,
     if method.pretrained:
         assert start.pretrained is not None, "there is nothing to transfer"
         head = build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)
+        state = pretrained_state(start.pretrained, start, seed=seed)
     else:
         head = new_heads(backbone, [task], seed=seed, dropout=dropout)[task.name]
-    facts = adaptation_facts(method, settings.lora).get("adaptation")
-    return Tagger(
-        backbone,
-        _deep_prompt(start, encoded, method, seed),
-        {task.name: head},
-        shallow=_shallow_prompt(start, encoded, seed) if method.prompt == "shallow" else None,
-        adaptation=None if facts is None else new_adaptation(backbone, **facts, seed=seed),
-        backbone_dropout=settings.training.backbone_dropout,
+        plan = plan_of(method, start.prompt_settings, settings.low_rank)
+        state = fresh_state(plan, backbone, [encoded.splits["train"]], seed=seed)
+    return Scorer(backbone, state, {task.name: head}, backbone_dropout=settings.training.backbone_dropout)
+
+
+def plan_of(method: Method, prompt: PromptSettings, low_rank: LowRankSettings) -> StatePlan:
+    """What a method's fresh task state is made of."""
+    targets = low_rank.targets or method.targets
+    updates = low_rank.model_copy(update={"targets": targets})
+    return StatePlan(parts=method.parts, prompt=prompt, low_rank=updates, biases=method.biases)
+
+
+def pretrained_state(saved: SavedModel, start: Start, *, seed: int) -> TaskState:
+    """A copy of a pretrained task state, to be trained on."""
+    values = {name: value.detach().cpu() for name, value in saved.state.values().items()}
+    return restored_state(
+        saved.state.specs, values, start.backbone, where=str(saved.folder), prompt=start.prompt_settings, seed=seed
     )
 
 
-def adaptation_facts(method: Method, settings: LoraSettings) -> dict[str, dict[str, Any]]:
-    """What an identity says of a method that trains weights of the backbone, as `new_adaptation` takes it."""
-    if method.weights is None:
-        return {}
-    return {"adaptation": {"weights": method.weights, **(settings.model_dump() if method.weights == "lora" else {})}}
-
-
-def _deep_prompt(start: Start, encoded: EncodedTask, method: Method, seed: int) -> PromptBank | None:
-    if method.prompt != "deep":
-        return None
-    prompting = start.prompt_settings
-    if method.pretrained:
-        saved = None if start.pretrained is None else start.pretrained.tagger.bank
-        if saved is None:
-            return None  # pretrained heads alone
-        return new_bank(saved.slots[0].detach().cpu(), saved.shapes[0], prompting, seed=seed)
-    shape, texts = prompt_shape(start.backbone, prompting), [encoded.splits["train"]]
-    prompt = initial_prompt(start.backbone, shape, texts, initialisation=prompting.initialisation, seed=seed)
-    return new_bank(prompt, shape, prompting, seed=seed)
-
-
-def _shallow_prompt(start: Start, encoded: EncodedTask, seed: int) -> ShallowPrompt:
-    prompting, texts = start.prompt_settings, [encoded.splits["train"]]
-    embeddings = initial_embeddings(
-        start.backbone, prompting.length, texts, initialisation=prompting.initialisation, seed=seed
-    )
-    network = new_network(embeddings, prompting, input_size=embeddings.shape[1], seed=seed)
-    return ShallowPrompt(embeddings, dropout=prompting.dropout, reparameterisation=network)
-
-
-def require_trainable(methods: Sequence[str], tasks: Sequence[Task], engine: Engine) -> None:
+def require_trainable(methods: Sequence[Method], tasks: Sequence[Task], engine: Engine) -> None:
     """Refuse methods that cannot be trained here, before anything is.
 
     Raises:
-        BackboneError: PEFT is needed and not installed.
         ConfigError: A method trains the head alone, and a task has a verbalizer, whose head is not trained.
-        LaunchError: The launch is under an engine that trains deep prompts and heads only.
+        LaunchError: The launch is under an engine that trains what acts on activations only.
     """
-    if any(METHODS[name].weights == "lora" for name in methods):
-        require_peft()
-    alone = [name for name in methods if METHODS[name].rates == ("head",)]
+    alone = [method.name for method in methods if not method.parts]
     cloze = [task.name for task in tasks if task.spec.cloze is not None]
     if alone and cloze:
         raise ConfigError(
             f"method {', '.join(alone)} trains the head alone, and that of {', '.join(cloze)} is the backbone's own: "
             "verbalizer. Leave out the method or the tasks"
         )
-    whole = [name for name in methods if METHODS[name].weights or METHODS[name].prompt == "shallow"]
+    whole = [method.name for method in methods if not all(PARTS[kind].shardable for kind in method.parts)]
     if whole and (engine.sharding is not None or engine.zero is not None):
         raise LaunchError(
             f"launched under {engine.name}: {', '.join(whole)} train what the backbone computes with, "
-            "expected methods with deep prompts and heads alone. Leave them out, or launch without an engine "
-            "(configs/accelerate/)"
+            "expected methods with deep prompts, low-rank updates and heads alone. Leave them out, or launch without "
+            "an engine (configs/accelerate/)"
         )
+
+
+def resolved(name: str, saved: SavedModel | None) -> Method:
+    """A method by its name, with the parts of the pretrained state where it starts from one."""
+    method = METHODS[name]
+    if not method.pretrained or saved is None:
+        return method
+    return replace(method, parts=tuple(saved.state.parts))

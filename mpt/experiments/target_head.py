@@ -22,7 +22,7 @@ def build_head(saved: SavedModel, task: Task, *, mode: str, seed: int, dropout: 
     Raises:
         CheckpointError: The source task is not in the checkpoint, or its labels are not the target's.
     """
-    head = new_heads(saved.tagger.backbone, [task], seed=seed, dropout=dropout)[task.name]
+    head = new_heads(saved.scorer.backbone, [task], seed=seed, dropout=dropout)[task.name]
     if not isinstance(head, TokenHead):
         return head
     if mode.startswith("from:"):
@@ -41,7 +41,7 @@ def namesakes(saved: SavedModel, label: str) -> list[tuple[TokenHead, str]]:
     """Trained heads with a label of that name, letter case aside, and how they write it."""
     return [
         (head, theirs)
-        for head in saved.tagger.heads.values()
+        for head in saved.scorer.heads().values()
         if isinstance(head, TokenHead)
         for theirs in head.labels
         if theirs.casefold() == label.casefold()
@@ -49,13 +49,13 @@ def namesakes(saved: SavedModel, label: str) -> list[tuple[TokenHead, str]]:
 
 
 def _source(saved: SavedModel, task: Task, name: str) -> TokenHead:
-    known = list(saved.tagger.heads)
+    known = list(saved.scorer.heads())
     if name not in known:
         raise CheckpointError(
             f"{saved.folder}: head from:{name}: no such task in the checkpoint, it has {', '.join(known)}."
             f"{did_you_mean(name, known)}"
         )
-    source = saved.tagger.head(name)
+    source = saved.scorer.head(name)
     if not isinstance(source, TokenHead):
         raise CheckpointError(
             f'{saved.folder}: head from:{name} does not fit task "{task.name}": {name} has a verbalizer, whose head is '

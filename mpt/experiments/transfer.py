@@ -19,7 +19,7 @@ from mpt.experiments.assembly import (
 )
 from mpt.experiments.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
 from mpt.experiments.settings import TransferSettings
-from mpt.experiments.start import require_trainable, start_from
+from mpt.experiments.start import require_trainable, resolved, start_from
 from mpt.experiments.target_head import build_head
 from mpt.experiments.trial import (
     RESULT_FILE,
@@ -78,8 +78,7 @@ def transfer(
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
         saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
         start = start_from(saved, settings.prompt)
-        heads_alone = [] if saved.tagger.bank is not None else ["head"]  # what is left of a transfer without a prompt
-        require_trainable([*settings.baselines, *heads_alone], loaded, engine)
+        require_trainable([resolved(name, saved) for name in (*settings.baselines, TRANSFER)], loaded, engine)
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
         notices += verbalizer_notices(start.backbone, loaded) + settle(accelerator, start.backbone_settings.dtype)

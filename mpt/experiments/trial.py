@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from mpt.base.files import remove_folder, replace_durable, to_json
-from mpt.base.settings import TransferOptimizerSettings
+from mpt.base.settings import OptimizerSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest.reading import Manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.assembly import build_plan, cost_of, encode_tasks, execute, keep_trunk, sharing, tell
+from mpt.experiments.assembly import build_plan, cost_of, encode_tasks, execute, sharing
 from mpt.experiments.comparison import Result
 from mpt.experiments.methods import METHODS
 from mpt.experiments.settings import TrialSettings
-from mpt.experiments.start import Start, adaptation_facts, new_tagger
-from mpt.model.scorer import Tagger
+from mpt.experiments.start import Start, new_scorer
+from mpt.model.scorer import Scorer
 from mpt.training.checkpoint import read_json
 from mpt.training.engines import Engine
 from mpt.training.identity import identity_of
@@ -43,7 +43,7 @@ class Trial:
     shots: int | None
     method: str
     seed: int
-    optimizer: TransferOptimizerSettings
+    optimizer: OptimizerSettings
 
     @property
     def title(self) -> str:
@@ -72,12 +72,12 @@ def experiment_name(task: str, shots: int | None) -> str:
 def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     """Train one model that counts, score dev and, once, test, and leave a run folder."""
     _fresh_folder(session.accelerator, folder)
-    tagger, progress, encoded = train_trial(session, trial, folder)
+    scorer, progress, encoded = train_trial(session, trial, folder)
     assert progress.best is not None
     tested = session.settings.test and "test" in encoded.splits
     with sharing(session.settings, session.accelerator, session.engine) as share:
-        dev = evaluate_task(tagger, encoded, "dev", share=share)
-        test = evaluate_task(tagger, encoded, "test", share=share) if tested else None
+        dev = evaluate_task(scorer, encoded, "dev", share=share)
+        test = evaluate_task(scorer, encoded, "test", share=share) if tested else None
     result = Result(
         task=trial.task.name,
         shots=trial.shots,
@@ -91,7 +91,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
         "result": asdict(result),
         "best_step": progress.history[progress.best]["step"],
         "optimizer": trial.optimizer.model_dump(mode="json"),
-        "trained_parameters": sum(parameter.numel() for parameter in tagger.trained),
+        "trained_parameters": scorer.num_trained,
         "cost": cost_of(progress, session.accelerator),
         "dev": dev.to_json(),
         "test": None if test is None else test.to_json(),
@@ -105,7 +105,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     return result
 
 
-def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:
+def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Scorer, Progress, EncodedTask]:
     """Train one model, which ends with the weights of its best evaluation.
 
     Args:
@@ -133,20 +133,10 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
         task = replace(task, splits={**task.splits, "train": train})
     (encoded,), _ = encode_tasks([task], start.backbone)
-    tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
-    shapes = [] if tagger.bank is None else tagger.bank.shapes
-    (encoded,), notices = keep_trunk(
-        [encoded],
-        tagger.backbone,
-        shapes,
-        start.backbone_settings,
-        session.accelerator,
-        backbone_dropout=settings.training.backbone_dropout,
-    )
-    tell(session.console, notices)
+    scorer = new_scorer(start, encoded, method=method, seed=trial.seed, settings=settings)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     progress = execute(
-        tagger,
+        scorer,
         [encoded],
         plan,
         settings,
@@ -154,16 +144,16 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         engine=session.engine,
         console=session.console,
         folder=folder,
-        identity=_identity(session, trial, start, tagger, settings),
+        identity=_identity(session, trial, start, scorer, settings),
         title=trial.title if session.console.is_terminal else None,
     )
-    return tagger, progress, encoded
+    return scorer, progress, encoded
 
 
-def _identity(session: Session, trial: Trial, start: Start, tagger: Tagger, settings: TrialSettings) -> dict[str, Any]:
+def _identity(session: Session, trial: Trial, start: Start, scorer: Scorer, settings: TrialSettings) -> dict[str, Any]:
     return identity_of(
-        tagger.backbone,
-        [] if tagger.bank is None else tagger.bank.shapes,
+        scorer.backbone,
+        scorer.state.specs,
         [trial.task],
         stage="transfer",
         settings=settings,
@@ -174,7 +164,6 @@ def _identity(session: Session, trial: Trial, start: Start, tagger: Tagger, sett
             "shots": trial.shots,
             "head": settings.head,
             "init_from": start.origin,
-            **adaptation_facts(METHODS[trial.method], settings.lora),
             "manifest": {"name": session.manifest.name, "sha256": session.manifest.digest},
         },
     )

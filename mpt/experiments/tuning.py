@@ -6,16 +6,16 @@ from pathlib import Path
 
 from mpt.base.errors import DivergedError, TrainingError
 from mpt.base.files import replace_durable, to_json
-from mpt.base.settings import TransferOptimizerSettings
+from mpt.base.settings import OptimizerSettings, RateName
 from mpt.data.tasks import Task
-from mpt.experiments.methods import METHODS, Rate
+from mpt.experiments.methods import METHODS
 from mpt.experiments.trial import Session, Trial, experiment_name, train_trial, written
 from mpt.training.ranks import together
 
 TUNING_FILE = "tuning.json"
 
 
-def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> TransferOptimizerSettings:
+def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
     """The learning rates with the best dev score; the settings' own when there is nothing to choose.
 
     Args:
@@ -29,7 +29,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
         TrainingError: Every pair of rates diverged.
     """
     optimizer, tuning = session.settings.optimizer, session.settings.tuning
-    names = METHODS[method].rates
+    names = session.start.rates(METHODS[method])
     tried = (getattr(tuning, f"{name}_learning_rates") or (getattr(optimizer, _field(name)),) for name in names)
     grid = list(product(*tried))
     chosen = parent / TUNING_FILE
@@ -71,7 +71,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
     return optimizer.model_copy(update=rates)
 
 
-def _field(rate: Rate) -> str:
+def _field(rate: RateName) -> str:
     """The setting of a learning rate."""
     return f"{rate}_learning_rate"
 

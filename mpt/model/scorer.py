@@ -57,6 +57,12 @@ class Scorer(nn.Module):
         """What is trained besides heads."""
         return self.bank.state(0)
 
+    @property
+    def num_trained(self) -> int:
+        """Values that an optimizer moves."""
+        heads = sum(p.numel() for head in self.heads().values() for p in head.parameters())
+        return heads + sum(p.numel() for group in self.state.groups() for p in group.parameters)
+
     def add(self, state: TaskState, heads: Mapping[str, Head]) -> int:
         """Put a task state with its heads into a slot of its own, and give its number."""
         slot = self.bank.add(state.to(self.backbone.device))
@@ -118,13 +124,17 @@ class Scorer(nn.Module):
             return hidden_BSH.flatten(0, 1)[batch.words_M].float()
         return word_means(hidden_BSH.flatten(0, 1), batch.words_M, batch.widths_M)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that is trained, and what follows from it, by name; not copied."""
-        return self.state_dict()
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What is trained in slot 0, as a checkpoint has it: the flat task state, networks behind it, heads."""
+        heads = {f"{task}.{name}": it for task, head in self.heads().items() for name, it in head.named_parameters()}
+        return {"state": {**self.state.values()}, "networks": self.state.networks(), "heads": {**heads}}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put values of `tensors` back."""
-        self.load_state_dict(tensors)
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put values like those of `tensors` in place; a model for use has no networks."""
+        for part, own in self.tensors().items():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[part][name])
         self.state.settle()
 
 

@@ -24,6 +24,7 @@ from mpt.base.files import published_folder, to_json, write_durable
 from mpt.data.families.family import FAMILIES, FamilyName
 from mpt.model.backbone.backbone import BackboneIdentity, locate
 from mpt.model.state.network import by_token
+from mpt.model.state.prompt import Prompt
 from mpt.serving.saved import SavedModel
 from mpt.training.checkpoint import read_json
 
@@ -75,10 +76,10 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         CheckpointError: PEFT cannot express the prompt, with everything that it cannot; `out` exists, or cannot be
             made.
     """
-    head, backbone, bank = saved.tagger.head(task), saved.tagger.backbone, saved.tagger.bank
+    head, backbone, prompt = saved.scorer.head(task), saved.scorer.backbone, saved.state.parts.get("prompt")
     _check_expressible(saved, task)
-    assert bank is not None, "checked above"
-    identity, shape = backbone.identity, bank.shapes[0]
+    assert isinstance(prompt, Prompt), "checked above"
+    identity, shape = backbone.identity, prompt.shape
     folder = locate(identity.reference, identity.revision)
     name = HEADS[identity.architecture]
     config = {
@@ -97,7 +98,7 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         "modules_to_save": [name],
     }
     tensors = {
-        "prompt_embeddings": by_token(bank.slots[0]),
+        "prompt_embeddings": by_token(prompt.flat),
         f"base_model.{name}.weight": head.weight,
         f"base_model.{name}.bias": head.bias,
     }
@@ -117,8 +118,8 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
 
 def _check_expressible(saved: SavedModel, task: str) -> None:
     """Refuse a prompt or a head that would act in another way under PEFT."""
-    backbone, bank = saved.tagger.backbone, saved.tagger.bank
-    if bank is None:
+    backbone, prompt = saved.scorer.backbone, saved.state.parts.get("prompt")
+    if not isinstance(prompt, Prompt):
         raise CheckpointError(f"{saved.folder}: has a head on the bare backbone and no prompt, so there is no adapter")
     problems = unsupported(backbone.identity) + foreign_family(task, saved.tasks[task]["family"])
     if not backbone.shifted:
@@ -131,7 +132,7 @@ def _check_expressible(saved: SavedModel, task: str) -> None:
             "its head scores the mean of a word's pieces (backbone.word_state: mean), while models under PEFT score "
             "every piece. Train with backbone.word_state=piece"
         )
-    layers, num_layers = bank.shapes[0].layers, bank.shapes[0].num_layers
+    layers, num_layers = prompt.shape.layers, prompt.shape.num_layers
     if len(layers) < num_layers:
         problems.append(
             f"it prompts layers {', '.join(map(str, layers))} of {num_layers}, while PEFT prompts all. Train with "

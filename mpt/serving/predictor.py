@@ -61,11 +61,11 @@ class Predictor:
             about), and notices about long sentences and words that the
             tokenizer knows nothing of.
         """
-        tagger = self.saved.tagger
+        scorer = self.saved.scorer
         kind = self.spec.kind
         asked = [example for example in examples if not kind.predicate or sentence_asks(example)]
-        split, notices = encode_examples(asked, self.spec, tagger.backbone.word_pieces, None)
-        predicted = predict_split(tagger, self.task, split, family=kind)
+        split, notices = encode_examples(asked, self.spec, scorer.backbone.word_pieces, None)
+        predicted = predict_split(scorer, self.task, split, family=kind)
         if len(asked) == len(examples):
             return predicted, notices
         found = iter(predicted)

@@ -1,4 +1,4 @@
-"""A checkpoint as a model again: backbone found and compared, prompts and heads in place."""
+"""A checkpoint as a model again: backbone found and compared, task state and heads in place."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mpt.base.errors import BackboneError, CheckpointError
 from mpt.data.manifest.task_spec import TaskSpec
@@ -16,12 +15,10 @@ from mpt.model.backbone.backbone import load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
 from mpt.model.language_head import new_heads
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank, PromptShape
-from mpt.model.state.input_prompt import ShallowPrompt
-from mpt.model.state.low_rank import new_adaptation
-from mpt.training.checkpoint import SHALLOW, Checkpoint, find_checkpoint, load_checkpoint, require_same
-from mpt.training.loop import trained_state
+from mpt.model.scorer import Scorer
+from mpt.model.state.bank import TaskState
+from mpt.model.state.starts import restored_state, virtual_tokens
+from mpt.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, require_same
 
 # What must agree for a prompt to mean the same; where the files lie may differ.
 COMPARED = ("architecture", "weights_sha256", "tokenizer_sha256")
@@ -29,17 +26,22 @@ COMPARED = ("architecture", "weights_sha256", "tokenizer_sha256")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
-    """A model with trained prompts and heads.
+    """A model with a trained task state and heads.
 
     Attributes:
         folder: The checkpoint's folder.
         checkpoint: Its content.
-        tagger: The model.
+        scorer: The model.
     """
 
     folder: Path
     checkpoint: Checkpoint
-    tagger: Tagger
+    scorer: Scorer
+
+    @property
+    def state(self) -> TaskState:
+        """What was trained besides heads."""
+        return self.scorer.state
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -58,7 +60,7 @@ class SavedModel:
 
     def task_spec(self, task: str) -> TaskSpec:
         """The manifest's declaration of a task at training time."""
-        self.tagger.head(task)  # names the known tasks if this is none
+        self.scorer.head(task)  # names the known tasks if this is none
         return _spec(self.tasks[task])
 
 
@@ -84,14 +86,13 @@ def open_saved(
     folder = find_checkpoint(path)
     checkpoint = load_checkpoint(folder)
     saved = checkpoint.identity["backbone"]
-    shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
-    shallow = ShallowPrompt(checkpoint.prompts[SHALLOW]) if SHALLOW in checkpoint.prompts else None
+    specs = checkpoint.identity["state"]
     try:
         backbone = load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
             dtype=saved["dtype"],
-            prompt_length=max((prompt.length for prompt in (*shapes, *([shallow] if shallow else []))), default=0),
+            prompt_length=virtual_tokens(specs),
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
             word_state=saved.get("word_state", "piece"),
@@ -108,34 +109,16 @@ def open_saved(
         folder=folder,
         remedy="A prompt works with the backbone it was trained on only. Give that one's place with --backbone",
     )
-    _check_shapes(folder, shapes, checkpoint.prompts)
     probe(backbone)
     tasks = (
         make_task(name, _spec(facts), labels=facts["labels"], digests={})
         for name, facts in checkpoint.identity["tasks"].items()
     )
     heads = new_heads(backbone, tasks, seed=0)
-    bank = PromptBank([checkpoint.prompts[f"slot{i}"] for i in range(len(shapes))], shapes) if shapes else None
-    facts = checkpoint.identity.get("adaptation")
-    adaptation = None if facts is None else new_adaptation(backbone, **facts, seed=0)
-    tagger = Tagger(backbone, bank, heads, shallow=shallow, adaptation=adaptation)
-    tagger.load_state_dict(trained_state(tagger, checkpoint))
-    return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger)
+    scorer = Scorer(backbone, restored_state(specs, checkpoint.state, backbone, where=str(folder)), heads)
+    scorer.restore(checkpoint.tensors)
+    return SavedModel(folder=folder, checkpoint=checkpoint, scorer=scorer)
 
 
 def _spec(facts: Mapping[str, Any]) -> TaskSpec:
     return TaskSpec.model_validate_json(json.dumps(facts["spec"]))
-
-
-def _shape(values: Mapping[str, Any]) -> PromptShape:
-    return PromptShape(**{**values, "layers": tuple(values["layers"])})
-
-
-def _check_shapes(folder: Path, shapes: list[PromptShape], prompts: Mapping[str, Tensor]) -> None:
-    for index, shape in enumerate(shapes):
-        found = tuple(prompts[f"slot{index}"].shape)
-        if found != shape.tensor_shape:
-            raise CheckpointError(
-                f"{folder}: prompt slot{index} has shape {found}, expected {shape.tensor_shape} "
-                "[prompted layers, 2, heads, prompt length, head_dim]. The checkpoint was put together from two others"
-            )

@@ -2,16 +2,16 @@
 
 A checkpoint is a folder `step-00001200` with
 
-    prompts.safetensors     one tensor for each slot, [prompted layers, 2, heads, prompt length, head_dim]; a shallow
-                            prompt as [prompt length, width of word embeddings]
+    state.safetensors       the task state as PART.NAME: `prompt.values` [prompted layers, 2, heads, prompt length,
+                            head_dim], `low_rank.LAYER.lora_A.weight` [r, in] and `.lora_B.weight` [out, r],
+                            `input.embeddings` [prompt length, width of word embeddings], `weights.NAME` of trained
+                            weights of the backbone; all in float32
     heads.safetensors       TASK.weight and TASK.bias of every task whose head is trained: not those of verbalizers
     optimizer.safetensors   moments and counts of every trained tensor
-    reparameterisation.safetensors
-                            weights of the network that the prompt comes out of while it is trained, where there is
-                            one; for going on with the run, since prompts.safetensors holds its output
-    backbone.safetensors    what was trained of the backbone's own weights, in float32, where a method trains them
-    state.json              step, score, history of scores
-    identity.json           what the state belongs to: backbone digests, prompt shapes, tasks and labels, manifest, ...
+    networks.safetensors    weights of networks that parts come out of while they are trained; for going on with the
+                            run, since state.safetensors holds their output
+    progress.json           step, score, history of scores
+    identity.json           what the tensors belong to: backbone digests, parts of the state, tasks and labels, ...
     CHECKPOINT.json         format version, size and SHA-256 of each file above, and its own digest; written last
 
 Promises: a listed folder is complete (written elsewhere, flushed, renamed); any changed, missing or extra byte is
@@ -27,7 +27,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,11 @@ from torch import Tensor
 from mpt.base.errors import CheckpointError, did_you_mean
 from mpt.base.files import published_folder, remove_folder, sha256_file, to_json, write_durable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SEAL = "CHECKPOINT.json"
-TENSOR_FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
-REPARAMETERISATION = "reparameterisation.safetensors"
-BACKBONE = "backbone.safetensors"
-SHALLOW = "shallow"  # name of a shallow prompt's tensor
-JSON_FILES = ("state.json", "identity.json")
+TENSORS = ("state", "heads", "optimizer", "networks")
+PROGRESS = "progress.json"
+IDENTITY = "identity.json"
 LARGEST_JSON = 64 * 1024 * 1024
 UNSCORED = "-unscored"
 RUNS_SHOWN = 20
@@ -56,27 +54,30 @@ class Checkpoint:
     """A checkpoint in memory.
 
     Attributes:
-        prompts: Tensor of each slot by name.
+        state: Tensors of the task state, as PART.NAME.
         heads: `TASK.weight` and `TASK.bias` of each task whose head is trained.
-        optimizer: Moments and counts by parameter name.
-        state: Counters and scores; JSON types.
-        identity: What the state belongs to; JSON types.
-        reparameterisation: Weights of the network behind the prompt; empty where there is none.
-        backbone: Trained weights of the backbone by its names for them; empty where it was frozen.
+        optimizer: Moments and counts by parameter name; empty where nobody goes on from it.
+        networks: Weights of networks behind parts of the state, as PART.NAME.
+        progress: Counters and scores; JSON types.
+        identity: What the tensors belong to; JSON types.
     """
 
-    prompts: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
     heads: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    state: Mapping[str, Any]
+    networks: Mapping[str, Tensor]
+    progress: Mapping[str, Any]
     identity: Mapping[str, Any]
-    reparameterisation: Mapping[str, Tensor] = field(default_factory=dict)
-    backbone: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """Optimizer steps behind it."""
-        return int(self.state["step"])
+        return int(self.progress["step"])
+
+    @property
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """What a model is restored from."""
+        return {"state": self.state, "networks": self.networks, "heads": self.heads}
 
 
 def folder_name(step: int, *, unscored: bool = False) -> str:
@@ -96,16 +97,8 @@ def save_checkpoint(parent: Path, checkpoint: Checkpoint, *, unscored: bool = Fa
         CheckpointError: It cannot be written, or the disk gave back other bytes.
     """
     target = parent / folder_name(checkpoint.step, unscored=unscored)
-    contents = {
-        "prompts.safetensors": safetensors.torch.save(dict(checkpoint.prompts)),
-        "heads.safetensors": safetensors.torch.save(dict(checkpoint.heads)),
-        "optimizer.safetensors": safetensors.torch.save(dict(checkpoint.optimizer)),
-        "state.json": to_json(checkpoint.state),
-        "identity.json": to_json(checkpoint.identity),
-    }
-    for name, tensors in ((REPARAMETERISATION, checkpoint.reparameterisation), (BACKBONE, checkpoint.backbone)):
-        if tensors:
-            contents[name] = safetensors.torch.save(dict(tensors))
+    contents = {f"{name}.safetensors": safetensors.torch.save(dict(getattr(checkpoint, name))) for name in TENSORS}
+    contents |= {PROGRESS: to_json(checkpoint.progress), IDENTITY: to_json(checkpoint.identity)}
     try:
         with published_folder(target) as folder:
             for name, content in contents.items():
@@ -152,7 +145,8 @@ def verify(folder: Path) -> str:
         raise CheckpointError(_damage(folder, [f"{SEAL} does not match its own digest"]))
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder}: format version {version}, this mpt knows {FORMAT_VERSION}. Use the mpt that wrote it"
+            f"{folder}: format version {version}, this mpt knows {FORMAT_VERSION}. Use the mpt that wrote it, or train "
+            "again"
         )
     problems = []
     for name, facts in seal["files"].items():
@@ -197,23 +191,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     verify(folder)
     try:
-        prompts, heads, optimizer = (safetensors.torch.load_file(folder / name) for name in TENSOR_FILES)
-        reparameterisation, backbone = (
-            safetensors.torch.load_file(folder / name) if (folder / name).exists() else {}
-            for name in (REPARAMETERISATION, BACKBONE)
-        )
+        tensors = {name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in TENSORS}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(_damage(folder, [str(error)])) from error
-    state, identity = (read_json(folder / name) for name in JSON_FILES)
-    return Checkpoint(
-        prompts=prompts,
-        heads=heads,
-        optimizer=optimizer,
-        state=state,
-        identity=identity,
-        reparameterisation=reparameterisation,
-        backbone=backbone,
-    )
+    return Checkpoint(**tensors, progress=read_json(folder / PROGRESS), identity=read_json(folder / IDENTITY))
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
@@ -234,7 +215,7 @@ def best(run: Path) -> Path | None:
     """The checkpoint of a run folder with the highest dev score, the earliest of equals; else the newest."""
     scored = []
     for folder in list_checkpoints(run / "checkpoints"):
-        score = read_json(folder / "state.json").get("score")
+        score = read_json(folder / PROGRESS).get("score")
         if score is not None:
             scored.append((score, folder))
     return max(scored, key=lambda pair: pair[0])[1] if scored else latest(run)

@@ -6,16 +6,15 @@ from typing import Any
 from mpt.base.settings import BackboneSettings, PromptSettings, PromptTrainingSettings, StageSettings
 from mpt.data.tasks import Task
 from mpt.model.backbone.backbone import Backbone
-from mpt.model.state.bank import PromptShape
 
 # No part of an identity: where things lie, what they cost, and how ranks add up and wait.
-PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "trunk_cache_gib", "text_cache_gib"}
+PLACES_AND_COSTS = {"reference", "revision", "gradient_checkpointing", "text_cache_gib"}
 BETWEEN_RANKS = {"gradient_sum", "timeout_seconds"}
 
 
 def identity_of(
     backbone: Backbone,
-    shapes: Sequence[PromptShape],
+    state: Mapping[str, Mapping[str, Any]],
     tasks: Sequence[Task],
     *,
     stage: str,
@@ -26,7 +25,15 @@ def identity_of(
 ) -> dict[str, Any]:
     """What a checkpoint's tensors belong to; resuming under another identity is refused.
 
-    Without `settings` nothing was trained here.
+    Args:
+        backbone: The frozen model.
+        state: Parts of the task state, from `TaskState.specs`.
+        tasks: Whose heads there are.
+        stage: "pretrain", "transfer" or "import".
+        settings: How it was trained; None where nothing was trained here.
+        backbone_settings: How the backbone was loaded.
+        prompt_settings: Of prompts, and what they were trained through.
+        more: Whatever else it depends on.
     """
     return {
         "stage": stage,
@@ -34,16 +41,7 @@ def identity_of(
             **backbone.identity.to_json(),
             **backbone_settings.model_dump(mode="json", exclude=PLACES_AND_COSTS),
         },
-        "prompts": [
-            {
-                "num_layers": s.num_layers,
-                "layers": list(s.layers),
-                "num_heads": s.num_heads,
-                "length": s.length,
-                "head_dim": s.head_dim,
-            }
-            for s in shapes
-        ],
+        "state": state,
         "prompt": prompt_settings.model_dump(mode="json", exclude=_unused(prompt_settings)),
         "tasks": {
             task.name: {

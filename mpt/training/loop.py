@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mpt.base.errors import Preempted
-from mpt.base.settings import StageSettings, TransferOptimizerSettings
+from mpt.base.settings import StageSettings
 from mpt.base.signals import StopRequest
 from mpt.data.encoded import EncodedTask
 from mpt.data.order.plan import Plan
-from mpt.model.scorer import Tagger
-from mpt.training.checkpoint import SHALLOW, Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
+from mpt.model.scorer import Scorer
+from mpt.training.checkpoint import Checkpoint, best, folder_name, load_checkpoint, rotate, save_checkpoint
 from mpt.training.engines import Engine
 from mpt.training.optimizer import (
     Optimizer,
@@ -60,7 +60,7 @@ class Progress:
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    best_tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     stopped_early: bool = False
     seconds: float = 0.0
     pieces: int = 0
@@ -81,7 +81,7 @@ class Run:
     """Everything one training run works with.
 
     Attributes:
-        tagger: The model.
+        scorer: The model.
         tasks: Its tasks, by index as in the plan.
         plan: The order of the run.
         settings: Optimizer, training, evaluation and checkpoint settings.
@@ -95,7 +95,7 @@ class Run:
         stop: Whether somebody asked this rank to stop.
     """
 
-    tagger: Tagger
+    scorer: Scorer
     tasks: Sequence[EncodedTask]
     plan: Plan
     settings: StageSettings
@@ -124,7 +124,7 @@ def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
     progress = Progress() if checkpoint is None else _restore(run, checkpoint)
     with closing(_optimizer(run, {} if checkpoint is None else checkpoint.optimizer)) as optimizer:
         _go_on(run, optimizer, progress, resumed=checkpoint is not None)
-    run.tagger.load_state_dict(progress.best_tensors)
+    run.scorer.restore(progress.best_tensors)
     return progress
 
 
@@ -148,18 +148,9 @@ def _go_on(run: Run, optimizer: Optimizer, progress: Progress, *, resumed: bool)
 def _optimizer(run: Run, state: Mapping[str, Tensor]) -> Optimizer:
     """As the engine has it, over what the model holds now and with moments from a checkpoint."""
     settings = run.settings.optimizer
-    adamw = build_optimizer(
-        run.tagger,
-        prompt_learning_rate=settings.prompt_learning_rate,
-        head_learning_rate=settings.head_learning_rate,
-        weight_decay=settings.weight_decay,
-        backbone_learning_rate=(
-            settings.backbone_learning_rate if isinstance(settings, TransferOptimizerSettings) else None
-        ),
-        network_rate=run.settings.prompt.chosen_network_rate,
-    )
+    adamw = build_optimizer(run.scorer, rates=settings.rates, weight_decay=settings.weight_decay)
     zero = run.engine.zero
-    optimizer = WholeOptimizer(run.tagger, adamw) if zero is None else ZeroOptimizer(run.tagger, adamw, zero)
+    optimizer = WholeOptimizer(run.scorer, adamw) if zero is None else ZeroOptimizer(run.scorer, adamw, zero)
     optimizer.restore(state)
     return optimizer
 
@@ -172,7 +163,7 @@ def _advance(run: Run, optimizer: Optimizer, schedule: Schedule, progress: Progr
     result = train_step(
         progress.step,
         run.plan.step(progress.step),
-        tagger=run.tagger,
+        scorer=run.scorer,
         tasks=run.tasks,
         optimizer=optimizer,
         accelerator=run.accelerator,
@@ -228,7 +219,10 @@ def _evaluate(run: Run, progress: Progress) -> bool:
     metrics = {f"dev/{task.task.name}/{task.task.metric}": by_task[task.task.name] for task in run.tasks}
     run.log.evaluation(progress.step, {**metrics, "dev/score": score})
     if progress.best == len(progress.scores) - 1:
-        progress.best_tensors = {name: value.detach().clone() for name, value in run.tagger.state_dict().items()}
+        progress.best_tensors = {
+            part: {name: value.detach().clone() for name, value in own.items()}
+            for part, own in run.scorer.tensors().items()
+        }
     waited = len(progress.scores) - 1 - (progress.best or 0)
     if settings.patience is not None and waited >= settings.patience:
         progress.stopped_early = True
@@ -257,7 +251,7 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
         again = unscored and (folder / folder_name(progress.step, unscored=True)).exists()  # resumed, stopped again
         if again or not run.accelerator.is_main_process:
             return
-        state = {
+        counters = {
             "step": progress.step,
             "score": progress.scores[-1] if progress.evaluated else None,
             "stopped_early": progress.stopped_early,
@@ -266,40 +260,19 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
             "pieces": progress.pieces,
             "seconds": progress.seconds,
         }
-        checkpoint = Checkpoint(
-            **_trained_tensors(run.tagger),
-            optimizer=moments,
-            state=state,
-            identity=run.identity,
-        )
+        tensors = {
+            part: {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
+            for part, own in run.scorer.tensors().items()
+        }
+        checkpoint = Checkpoint(**tensors, optimizer=moments, progress=counters, identity=run.identity)
         save_checkpoint(folder, checkpoint, unscored=unscored)
         rotate(run.folder, keep_last=run.settings.checkpoints.keep_last)
 
 
-def _trained_tensors(tagger: Tagger) -> dict[str, dict[str, Tensor]]:
-    network = tagger.network
-    parts: dict[str, Mapping[str, Tensor]] = {
-        "prompts": _prompts(tagger),
-        "heads": {f"{task}.{name}": p for task, head in tagger.heads.items() for name, p in head.named_parameters()},
-        "reparameterisation": {} if network is None else network.state_dict(),
-        "backbone": {} if tagger.adaptation is None else tagger.adaptation.named_values(),
-    }
-    return {
-        part: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for part, tensors in parts.items()
-    }
-
-
-def _prompts(tagger: Tagger) -> dict[str, Tensor]:
-    """Flat prompts under their names in a checkpoint."""
-    deep = {} if tagger.bank is None else {f"slot{i}": slot for i, slot in enumerate(tagger.bank.slots)}
-    return deep if tagger.shallow is None else {**deep, SHALLOW: tagger.shallow.embeddings}
-
-
 def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
     """Put a checkpoint's tensors and counters in place."""
-    run.tagger.load_state_dict(trained_state(run.tagger, checkpoint))
-    state = checkpoint.state
+    run.scorer.restore(checkpoint.tensors)
+    state = checkpoint.progress
     progress = Progress(
         step=checkpoint.step,
         history=list(state["history"]),
@@ -311,24 +284,5 @@ def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
     if progress.scores and run.folder is not None:
         best_folder = best(run.folder)
         assert best_folder is not None, "the checkpoint that is resumed is there"
-        progress.best_tensors = trained_state(run.tagger, load_checkpoint(best_folder))
+        progress.best_tensors = load_checkpoint(best_folder).tensors
     return progress
-
-
-def trained_state(tagger: Tagger, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """A checkpoint's tensors under the names of `tagger.state_dict()`; a tagger for use has no network."""
-    slots = [] if tagger.bank is None else range(len(tagger.bank.slots))
-    weights = {} if tagger.network is None else checkpoint.reparameterisation
-    behind = "bank" if tagger.shallow is None else "shallow"
-    adapted = {} if tagger.adaptation is None else tagger.adaptation.keys
-    return {
-        **{f"bank.slots.{slot}": checkpoint.prompts[f"slot{slot}"] for slot in slots},
-        **{f"{behind}.reparameterisation.{name}": weight for name, weight in weights.items()},
-        **({} if tagger.shallow is None else {"shallow.embeddings": checkpoint.prompts[SHALLOW]}),
-        **{f"adaptation.values.{key}": checkpoint.backbone[name] for name, key in adapted.items()},
-        **{
-            f"_heads.task_{task}.{name}": checkpoint.heads[f"{task}.{name}"]
-            for task, head in tagger.heads.items()
-            for name, _ in head.named_parameters()
-        },
-    }

@@ -6,48 +6,28 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mpt.model.scorer import Tagger
+from mpt.base.settings import RateName
+from mpt.model.scorer import Scorer
 
 Schedule = Callable[[int], float]
 
 
-def build_optimizer(
-    tagger: Tagger,
-    *,
-    prompt_learning_rate: float,
-    head_learning_rate: float,
-    weight_decay: float,
-    network_rate: float = 1.0,
-    backbone_learning_rate: float | None = None,
-) -> torch.optim.AdamW:
-    """A group of parameters for each trained head, and some for prompts, what they come out of, and the backbone.
+def build_optimizer(scorer: Scorer, *, rates: Mapping[RateName, float], weight_decay: float) -> torch.optim.AdamW:
+    """The groups of every part of the task state, and one for each trained head.
 
     A head whose task is not in the step has no gradient and is skipped whole: neither moments nor weight decay move
-    it. Prompts are not decayed: their scale is that of the backbone's keys and values, far from zero. The weights of a
-    network behind a prompt learn at `network_rate` times the prompt's rate. Of the backbone, matrices are decayed,
-    biases and norms are not.
+    it. Which other groups are decayed is their part's affair.
     """
     groups = [
-        {"params": list(head.parameters()), "rate": head_learning_rate, "weight_decay": weight_decay}
-        for head in tagger.heads.values()
+        {"params": list(head.parameters()), "rate": rates["head"], "weight_decay": weight_decay}
+        for head in scorer.heads().values()
         if any(True for _ in head.parameters())
     ]
-    network = tagger.network
-    flat = tagger.prompts if network is None else network.flat_parameters
-    weights = [] if network is None else network.network_parameters
-    own = [] if tagger.adaptation is None else list(tagger.adaptation.parameters())
-    matrices, vectors = [p for p in own if p.dim() > 1], [p for p in own if p.dim() == 1]
-    assert not own or backbone_learning_rate is not None, "who trains the backbone has a rate for it"
-    for parameters, rate, decay in (
-        (flat, prompt_learning_rate, 0.0),
-        (weights, prompt_learning_rate * network_rate, 0.0),
-        (matrices, backbone_learning_rate, weight_decay),
-        (vectors, backbone_learning_rate, 0.0),
-    ):
-        if parameters:
-            # Fused for the millions of a backbone's weights: on a CPU it takes half the time.
-            how = {"fused": True, "foreach": False} if parameters is matrices else {}
-            groups.append({"params": parameters, "rate": rate, "weight_decay": decay, **how})
+    for group in scorer.state.groups():
+        how = {"fused": True, "foreach": False} if group.many else {}
+        decay = weight_decay if group.decayed else 0.0
+        rate = rates[group.rate] * group.factor
+        groups.append({"params": group.parameters, "rate": rate, "weight_decay": decay, **how})
     return torch.optim.AdamW(groups, lr=0.0, foreach=True)
 
 
@@ -79,12 +59,12 @@ class WholeOptimizer:
     """An optimizer that every rank runs whole.
 
     Args:
-        tagger: What is trained.
+        scorer: What is trained.
         adamw: Over its parameters.
     """
 
-    def __init__(self, tagger: Tagger, adamw: torch.optim.Optimizer) -> None:
-        self._parameters = dict(tagger.named_parameters())
+    def __init__(self, scorer: Scorer, adamw: torch.optim.Optimizer) -> None:
+        self._parameters = dict(scorer.named_parameters())
         self._adamw = adamw
 
     def set_learning_rates(self, factor: float) -> None:

@@ -13,8 +13,9 @@ from mpt.base.seeding import torch_generator
 from mpt.data.encoded import EncodedTask
 from mpt.data.order.batch import Batch, collate
 from mpt.data.order.plan import MicroBatch
+from mpt.model.backbone.backbone import Backbone
 from mpt.model.losses import summed_loss
-from mpt.model.scorer import Tagger
+from mpt.model.scorer import Scorer
 from mpt.training.gradients import GradientVectors
 from mpt.training.optimizer import Optimizer, clip_gradients
 from mpt.training.ranks import together
@@ -44,7 +45,7 @@ def train_step(
     step: int,
     micro_batches: Sequence[MicroBatch],
     *,
-    tagger: Tagger,
+    scorer: Scorer,
     tasks: Sequence[EncodedTask],
     optimizer: Optimizer,
     accelerator: Accelerator,
@@ -61,7 +62,7 @@ def train_step(
     Args:
         step: Steps done before this one; names the random streams.
         micro_batches: From `Plan.step`.
-        tagger: The model.
+        scorer: The model.
         tasks: Tasks by index, as in the plan.
         optimizer: Its learning rates are set.
         accelerator: Knows the ranks.
@@ -76,22 +77,25 @@ def train_step(
         PeerError: Another rank could not compute its share.
     """
     names = [tasks[micro_batch.task].task.name for micro_batch in micro_batches]
-    gradients = GradientVectors(tagger, names)
+    gradients = GradientVectors(scorer, names)
 
     def compute(number: int) -> Tensor:
         micro_batch = micro_batches[number]
-        batch = _batch(micro_batch, tasks, tagger).to(tagger.backbone.device)
-        scores = tagger(names[number], batch, generator=torch_generator(seed, "dropout", step, number))
+        batch = _batch(micro_batch, tasks, scorer.backbone).to(scorer.backbone.device)
+        (scores,) = scorer(batch, torch_generator(seed, "dropout", step, number))
         loss = summed_loss(scores, batch) * micro_batch.weight
         return gradients.vector(names[number], loss)
 
     own = range(accelerator.process_index, len(micro_batches), accelerator.num_processes)
-    with nullcontext() if tagger.backbone.sharded else together(accelerator):
-        vectors = workers.map(compute, own)
-    tagger.zero_grad(set_to_none=True)
-    losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
-    _require_finite(step, losses, micro_batches, tasks)
-    norm = _move(tagger, optimizer, workers, clip_norm)
+    scorer.zero_grad(set_to_none=True)
+    if accelerator.num_processes == 1:
+        losses = gradients.add_up(workers.each(compute, own), accelerator, ordered=ordered).tolist()
+    else:
+        with nullcontext() if scorer.backbone.sharded else together(accelerator):
+            vectors = workers.map(compute, own)
+        losses = gradients.add_up(vectors, accelerator, ordered=ordered).tolist()
+    _require_finite(step, losses, micro_batches, tasks, scorer)
+    norm = _move(scorer, optimizer, workers, clip_norm)
     return StepResult(
         loss=sum(losses),
         task_loss=_task_losses(losses, micro_batches, tasks),
@@ -100,23 +104,22 @@ def train_step(
     )
 
 
-def _move(tagger: Tagger, optimizer: Optimizer, workers: Workers, clip_norm: float) -> float:
-    """Move the weights by their gradients, those of a network behind the prompt by the prompt's; the norm before.
+def _move(scorer: Scorer, optimizer: Optimizer, workers: Workers, clip_norm: float) -> float:
+    """Move the weights by their gradients, those of a network behind a part by the part's; the norm before.
 
-    The network is computed in a thread like those of micro-batches, so that its bits depend on no number of threads.
+    Networks are computed in a thread like those of micro-batches, so that their bits depend on no number of threads.
     """
-    prompting = [] if tagger.prompting is None else [tagger.prompting]
-    workers.map(lambda prompt: prompt.pass_gradient(), prompting)
-    norm = clip_gradients(tagger.parameters(), clip_norm)
+    workers.map(lambda state: state.pass_gradient(), [scorer.state])
+    norm = clip_gradients(scorer.parameters(), clip_norm)
     optimizer.step()
-    tagger.refresh()
-    workers.map(lambda prompt: prompt.fold(), prompting)
+    workers.map(lambda state: state.settle(), [scorer.state])
     return float(norm)
 
 
-def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], tagger: Tagger) -> Batch:
-    split, units = tasks[micro_batch.task].part("train", micro_batch.units)
-    return collate(split, split.windows_in(units), pad=tagger.backbone.word_pieces.pad)
+def _batch(micro_batch: MicroBatch, tasks: Sequence[EncodedTask], backbone: Backbone) -> Batch:
+    task = tasks[micro_batch.task]
+    split, units = task.part("train", micro_batch.units)
+    return collate(split, split.windows_in(units), pad=backbone.word_pieces.pad, tasks=(task.task.name,))
 
 
 def _num_pieces(micro_batch: MicroBatch, tasks: Sequence[EncodedTask]) -> int:
@@ -141,19 +144,25 @@ def _task_losses(
 
 
 def _require_finite(
-    step: int, losses: Sequence[float], micro_batches: Sequence[MicroBatch], tasks: Sequence[EncodedTask]
+    step: int,
+    losses: Sequence[float],
+    micro_batches: Sequence[MicroBatch],
+    tasks: Sequence[EncodedTask],
+    scorer: Scorer,
 ) -> None:
     """Refuse to go on when a micro-batch's loss is NaN, which stands for anything that is not finite in it."""
     for loss, micro_batch in zip(losses, micro_batches, strict=True):
         if isnan(loss):
-            raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task]))
+            rates = dict.fromkeys(group.rate for group in scorer.state.groups()) or ("head",)
+            raise DivergedError(_not_finite(step, micro_batch, tasks[micro_batch.task], list(rates)))
 
 
-def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask) -> str:
+def _not_finite(step: int, micro_batch: MicroBatch, encoded: EncodedTask, rates: Sequence[str]) -> str:
+    lower = " and ".join(f"optimizer.{rate}_learning_rate" for rate in rates)
     places = encoded.places("train", micro_batch.units[:PLACES_SHOWN].tolist())
     return (
         f'step {step + 1}, task "{encoded.task.name}": the loss or a gradient is not finite, so the run stops before '
         f"it reaches the weights. Sentences of the micro-batch: {', '.join(places)}"
         f"{', ...' if len(micro_batch.units) > PLACES_SHOWN else ''}. "
-        "Lower optimizer.prompt_learning_rate or raise optimizer.warmup_steps, and start a new run"
+        f"Lower {lower} or raise optimizer.warmup_steps, and start a new run"
     )

@@ -4,7 +4,8 @@ Two micro-batches on one core each are done sooner than one after the other on b
 pieces are too small to share. Each micro-batch is computed alone either way, so the result is the same.
 """
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -33,10 +34,16 @@ class Workers:
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """`function` of every item, in their order; raises what the first of them raised."""
+        return list(self.each(function, items))
+
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The same one by one, so that nobody keeps a result that has been used."""
         if self._pool is None:
-            return [function(item) for item in items]
-        futures = [self._pool.submit(function, item) for item in items]
-        return [future.result() for future in futures]
+            yield from map(function, items)
+            return
+        futures = deque(self._pool.submit(function, item) for item in items)
+        while futures:
+            yield futures.popleft().result()
 
     def close(self) -> None:
         """End the threads; what they have not begun is left undone."""

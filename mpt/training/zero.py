@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpt.model.scorer import Tagger
+from mpt.model.scorer import Scorer
 from mpt.training.optimizer import set_learning_rates
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroOptimizer:
-    """AdamW over prompts and heads whose state is spread over the ranks; all ranks call everything side by side.
+    """AdamW over task state and heads whose state is spread over the ranks; all ranks call everything side by side.
 
     Args:
-        tagger: What is trained; its tensors must be those to start from.
+        scorer: What is trained; its tensors must be those to start from.
         adamw: Over its parameters.
         config: DeepSpeed's configuration.
     """
 
-    def __init__(self, tagger: Tagger, adamw: torch.optim.AdamW, config: Mapping[str, Any]) -> None:
+    def __init__(self, scorer: Scorer, adamw: torch.optim.AdamW, config: Mapping[str, Any]) -> None:
         import deepspeed  # type: ignore[import]
 
-        self._names = {parameter: name for name, parameter in tagger.named_parameters()}
+        self._names = {parameter: name for name, parameter in scorer.named_parameters()}
         self._parameters: list[list[nn.Parameter]] = [list(group["params"]) for group in adamw.param_groups]
         self._adamw = adamw
-        self._engine: Any = deepspeed.initialize(model=tagger, optimizer=adamw, config=dict(config))[0]
+        self._engine: Any = deepspeed.initialize(model=scorer, optimizer=adamw, config=dict(config))[0]
         adamw.register_step_pre_hook(_skip_idle)
         for group in adamw.param_groups:
             (share,) = group["params"]  # now flat, and this rank's alone

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from mpt.base.errors import MptError
+from mpt.base.settings import PartKind
 from mpt.model.backbone.forward import ForwardPass
 from mpt.model.state.input_prompt import InputPrompt
 from mpt.model.state.low_rank import LowRank
-from mpt.model.state.part import Kind, ParameterGroup, Part
+from mpt.model.state.part import ParameterGroup, Part
 from mpt.model.state.prompt import Prompt
 from mpt.model.state.weights import Weights
 
-PARTS: tuple[type[Part], ...] = (Prompt, LowRank, InputPrompt, Weights)
-"""In the order in which a pass asks them."""
+PARTS: Mapping[PartKind, type[Part]] = {part.kind: part for part in (Prompt, LowRank, InputPrompt, Weights)}
+"""By kind, in the order in which a pass asks them."""
 
 
 class TaskState(nn.Module):
@@ -35,7 +36,7 @@ class TaskState(nn.Module):
         self._parts = nn.ModuleDict({part.kind: part for part in parts})
 
     @property
-    def parts(self) -> Mapping[Kind, Part]:
+    def parts(self) -> Mapping[PartKind, Part]:
         """By kind."""
         return dict(self._parts.items())  # type: ignore[arg-type]
 
@@ -138,8 +139,8 @@ class Bank(nn.Module):
             raise MptError(f"{problem}. Use a batch for each")
         rows = [self.state(slot).parts for slot in (slots if len(used) > 1 else used)]
         forward = ForwardPass()
-        for kind in PARTS:
-            own: list[Any] = [parts.get(kind.kind) for parts in rows]
-            if any(part is not None for part in own):
-                forward = kind.join(own, forward, dtype=dtype, generator=generator)
+        for kind, part in PARTS.items():
+            own: list[Any] = [parts.get(kind) for parts in rows]
+            if any(it is not None for it in own):
+                forward = part.join(own, forward, dtype=dtype, generator=generator)
         return forward

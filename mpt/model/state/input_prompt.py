@@ -69,7 +69,7 @@ class InputPrompt(Part):
     @classmethod
     def join(
         cls,
-        rows: Sequence["InputPrompt | None"],
+        rows: Sequence[Any],
         forward: ForwardPass,
         *,
         dtype: torch.dtype,

@@ -77,7 +77,7 @@ class LowRank(Part):
     @classmethod
     def join(
         cls,
-        rows: Sequence["LowRank | None"],
+        rows: Sequence[Any],
         forward: ForwardPass,
         *,
         dtype: torch.dtype,
@@ -87,9 +87,7 @@ class LowRank(Part):
         used = {part: part.updates() for part in dict.fromkeys(rows) if part is not None}
         if len(rows) == 1:
             ((own,),) = [tuple(used.values())]
-            updates = {
-                name: LinearUpdate(down=down.to(dtype), up=up.to(dtype).t()) for name, (down, up) in own.items()
-            }
+            updates = {name: LinearUpdate(down=down.to(dtype), up=up.to(dtype).t()) for name, (down, up) in own.items()}
             return replace(forward, updates=updates)
         names = dict.fromkeys(name for own in used.values() for name in own)
         cast = {
@@ -152,7 +150,7 @@ def _targeted(backbone: Backbone, targets: Targets) -> list[LinearLayer]:
     endings = _QUERIES_AND_VALUES.get(model_type)
     if endings is None:
         raise BackboneError(
-            f'low_rank.targets: PEFT has no default for {backbone.identity.architecture}. Set low_rank.targets=all'
+            f"low_rank.targets: PEFT has no default for {backbone.identity.architecture}. Set low_rank.targets=all"
         )
     return [linear for linear in backbone.linears if linear.name.rpartition(".")[2] in endings]
 

@@ -10,17 +10,15 @@ gradient that it receives is passed on to the network, and after each step it is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mpt.base.settings import PartKind, RateName
 from mpt.model.backbone.forward import ForwardPass
 from mpt.model.state.network import Network
-
-Kind = Literal["prompt", "low_rank", "input", "weights"]
-RateName = Literal["prompt", "low_rank", "backbone", "head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class Part(nn.Module):
         network_rate: Learning rate of the network's weights, in parts of the part's own.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[PartKind]
     rate: ClassVar[RateName]
     meets: ClassVar[bool]
     """Whether rows of slots with other such parts, or without one, may be in the same batch."""
@@ -115,7 +113,7 @@ class Part(nn.Module):
     @classmethod
     def join(
         cls,
-        rows: Sequence[Self | None],
+        rows: Sequence[Any],
         forward: ForwardPass,
         *,
         dtype: torch.dtype,

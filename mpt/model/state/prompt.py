@@ -94,7 +94,7 @@ class Prompt(Part):
     @classmethod
     def join(
         cls,
-        rows: Sequence["Prompt | None"],
+        rows: Sequence[Any],
         forward: ForwardPass,
         *,
         dtype: torch.dtype,

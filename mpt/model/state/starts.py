@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpt.base.errors import CheckpointError, ConfigError
 from mpt.base.seeding import permutation, torch_generator, uniforms
-from mpt.base.settings import LayerChoice, LowRankSettings, PromptSettings
+from mpt.base.settings import LayerChoice, LowRankSettings, PartKind, PromptSettings
 from mpt.data.encoded import EncodedSplit
 from mpt.data.order.batch import Batch, collate
 from mpt.model.backbone.backbone import Backbone
@@ -19,7 +19,7 @@ from mpt.model.state.bank import TaskState
 from mpt.model.state.input_prompt import InputPrompt
 from mpt.model.state.low_rank import LowRank, fresh_low_rank
 from mpt.model.state.network import Network, by_token, network_behind
-from mpt.model.state.part import Kind, Part
+from mpt.model.state.part import Part
 from mpt.model.state.prompt import Prompt, PromptShape
 from mpt.model.state.weights import Weights
 
@@ -38,9 +38,9 @@ class StatePlan:
         biases: Of the backbone's weights only biases are trained.
     """
 
-    parts: tuple[Kind, ...]
-    prompt: PromptSettings = PromptSettings()
-    low_rank: LowRankSettings = LowRankSettings()
+    parts: tuple[PartKind, ...]
+    prompt: PromptSettings
+    low_rank: LowRankSettings
     biases: bool = False
 
 
@@ -102,6 +102,11 @@ def restored_state(
     return TaskState(parts).to(backbone.device)
 
 
+def virtual_tokens(specs: Mapping[str, Mapping[str, Any]]) -> int:
+    """Positions that a state takes from a text that starts behind its virtual tokens."""
+    return max((int(spec.get("length", 0)) for spec in specs.values()), default=0)
+
+
 def chosen_layers(backbone: Backbone, layers: LayerChoice, *, field: str) -> tuple[int, ...]:
     """The layers that a setting names: all, a number of upper ones, or indices.
 
@@ -142,7 +147,7 @@ def _fresh_low_rank(plan: StatePlan, backbone: Backbone, texts: Sequence[Encoded
         backbone,
         rank=settings.rank,
         alpha=settings.alpha,
-        targets=settings.targets,
+        targets=settings.targets or "all",
         layers=chosen_layers(backbone, settings.layers, field="low_rank.layers"),
         seed=seed,
     )
@@ -150,9 +155,7 @@ def _fresh_low_rank(plan: StatePlan, backbone: Backbone, texts: Sequence[Encoded
 
 def _fresh_input(plan: StatePlan, backbone: Backbone, texts: Sequence[EncodedSplit], seed: int) -> Part:
     settings = plan.prompt
-    embeddings = initial_embeddings(
-        backbone, settings.length, texts, initialisation=settings.initialisation, seed=seed
-    )
+    embeddings = initial_embeddings(backbone, settings.length, texts, initialisation=settings.initialisation, seed=seed)
     return _input(embeddings, settings, seed)
 
 
@@ -170,7 +173,7 @@ def _network(start: Float[Tensor, "P V"], settings: PromptSettings, input_size: 
     return network_behind(start, kind=kind, input_size=input_size, hidden_size=hidden, seed=seed)
 
 
-_FRESH: Mapping[Kind, Callable[[StatePlan, Backbone, Sequence[EncodedSplit], int], Part]] = {
+_FRESH: Mapping[PartKind, Callable[[StatePlan, Backbone, Sequence[EncodedSplit], int], Part]] = {
     "prompt": _fresh_prompt,
     "low_rank": _fresh_low_rank,
     "input": _fresh_input,

@@ -93,7 +93,7 @@ class Weights(Part):
     @classmethod
     def join(
         cls,
-        rows: Sequence["Weights | None"],
+        rows: Sequence[Any],
         forward: ForwardPass,
         *,
         dtype: torch.dtype,
