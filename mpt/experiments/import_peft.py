@@ -15,6 +15,7 @@ from mpt.experiments.assembly import tell
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.state.network import by_layer
+from mpt.model.state.prompt import Prompt, PromptShape
 from mpt.serving.peft_adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -67,9 +68,18 @@ def import_peft(
     _check_backbone(folder, adapter, backbone)
     prompting = PromptSettings(length=len(adapter.values_PV))
     files = {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+    shape = PromptShape(
+        num_layers=backbone.num_layers,
+        layers=tuple(range(backbone.num_layers)),
+        num_heads=backbone.num_key_value_heads,
+        length=len(adapter.values_PV),
+        head_dim=backbone.head_dim,
+    )
+    values = by_layer(adapter.values_PV, num_heads=shape.num_heads, head_dim=shape.head_dim)
+    prompt = Prompt(values, shape)
     identity = identity_of(
         backbone,
-        {"prompt": asdict(shape) | {"layers": list(shape.layers)}},
+        {"prompt": prompt.spec},
         [loaded],
         stage="import",
         settings=None,
@@ -77,9 +87,8 @@ def import_peft(
         prompt_settings=prompting,
         more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "peft": files},
     )
-    prompt = by_layer(adapter.values_PV, num_heads=backbone.num_key_value_heads, head_dim=backbone.head_dim)
     checkpoint = Checkpoint(
-        state={"prompt.values": prompt.contiguous()},
+        state={"prompt.values": values.contiguous()},
         networks={},
         heads={f"{loaded.name}.weight": adapter.weight[rows], f"{loaded.name}.bias": adapter.bias[rows]},
         optimizer={},
