@@ -1,39 +1,19 @@
 """Scores and tags of whole splits: every word once, long sentences stitched, gold untouched."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 
 from mpt.base.seeding import permutation
 from mpt.data.encoded import EncodedSplit, EncodedTask
 from mpt.data.families.family import Family
 from mpt.data.manifest.task_spec import Split
-from mpt.data.order.batch import collate, evaluation_batches, word_rows
 from mpt.evaluation.answers import decode_answers, find_answers, score_found
 from mpt.evaluation.decode import decode_choices, decode_many
 from mpt.evaluation.metrics import Score, score
+from mpt.evaluation.scoring import Request, SideBySide, label_scores
 from mpt.model.scorer import Scorer
-from mpt.training.workers import workers_for
-
-# Positions of an evaluation batch, padding included. On a CPU attention scores are held whole, positions x heads x
-# longest row, by every thread at once: more positions than these cost memory for no speed, a quarter of them are slow.
-CPU_TOKENS = 1024
-# A GPU is idle while small batches are put together; it holds no attention scores, so memory is linear in positions.
-GPU_TOKENS = 32_768
-Item = TypeVar("Item")
-Rows = Float32[np.ndarray, "rows C"]
-
-
-class SideBySide(Protocol):
-    """Computes rows of every item, in the items' order; see `mpt.training.ranks.Share`."""
-
-    def __call__(self, function: Callable[[Item], Rows], items: Sequence[Item]) -> list[Rows]:
-        """The results of all items."""
-        ...
 
 
 def word_scores(
@@ -46,8 +26,6 @@ def word_scores(
 ) -> list[Float32[np.ndarray, "W C"]]:
     """Label scores of every word of some examples.
 
-    On a CPU batches are computed side by side, each alone in one thread: scores do not depend on their number.
-
     Args:
         scorer: The model.
         task: Whose head scores.
@@ -58,30 +36,9 @@ def word_scores(
     Returns:
         One array for each wanted example, in the given order: its words by labels.
     """
-    if len(examples) == 0:
-        return []
-    windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in examples])
-    scores = np.zeros((len(split.positions), len(scorer.head(task).labels)), dtype=np.float32)
-    device = scorer.backbone.device
-    batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
-
-    def compute(rows: Int64[np.ndarray, " rows"]) -> Rows:
-        with torch.no_grad():  # a mode of the thread that enters it
-            batch = collate(split, rows, pad=scorer.backbone.word_pieces.pad, tasks=(task,)).to(device)
-            (found,) = scorer(batch)
-            return found.cpu().numpy()
-
-    with closing(workers_for(device, len(batches))) as workers:
-        found = workers.map(compute, batches) if share is None else share(compute, batches)
-    for rows, computed in zip(batches, found, strict=True):
-        scores[word_rows(split, rows)] = computed
-    bounds = split.example_words
-    return [scores[bounds[i] : bounds[i + 1]] for i in examples]
-
-
-def batch_tokens(device: torch.device) -> int:
-    """Positions of an evaluation batch on a device, padding included; a longer window is a batch of its own."""
-    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+    request = Request(slot=0, tasks=(task,), split=split, examples=examples)
+    ((found,),) = label_scores(scorer, [request], share=share)
+    return found
 
 
 def predict_split(
