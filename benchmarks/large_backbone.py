@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
 from job import answer
-from mpt.model.backbone.backbone import locate
+from mpt.model.backbone.identity import locate
 
 LARGE = {
     "hidden_size": 1024,

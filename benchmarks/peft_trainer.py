@@ -32,7 +32,8 @@ from mpt.data.order.batch import collate, evaluation_batches, word_rows
 from mpt.evaluation.decode import decode_many
 from mpt.evaluation.evaluator import batch_tokens
 from mpt.evaluation.metrics import score
-from mpt.model.backbone.backbone import load_backbone, locate
+from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.identity import locate
 
 IGNORED = -100  # label of a piece that is not scored, as torch's cross entropy has it
 

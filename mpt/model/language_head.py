@@ -20,7 +20,8 @@ from transformers.activations import ACT2FN
 from mpt.base.errors import BackboneError
 from mpt.data.families.frames import label_pieces
 from mpt.data.tasks import Task
-from mpt.model.backbone.backbone import Backbone, locate
+from mpt.model.backbone.backbone import Backbone
+from mpt.model.backbone.identity import locate
 from mpt.model.backbone.sharding import weight_files
 from mpt.model.heads import Head, TokenHead, VerbalizerHead
 

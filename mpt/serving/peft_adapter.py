@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from mpt.base.errors import CheckpointError
 from mpt.base.files import published_folder, to_json, write_durable
 from mpt.data.families.family import FAMILIES, FamilyName
-from mpt.model.backbone.backbone import BackboneIdentity, locate
+from mpt.model.backbone.identity import BackboneIdentity, locate
 from mpt.model.state.network import by_token
 from mpt.serving.saved import SavedModel
 from mpt.training.checkpoint import read_json
