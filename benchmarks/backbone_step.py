@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from clock import describe_machine
 from mpt.model.backbone.attention import ATTENTION, LayerPrompt, register
 from mpt.model.backbone.deberta import adapt, cast_biases
-from mpt.model.backbone.loading import DTYPES
+from mpt.model.backbone.precision import DTYPES
 from mpt.model.backbone.stack import install
 from program import named_arms, open_console, run_program, say, versions
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, pipelin
 from mpt.data.example import Sentence
 from mpt.data.tasks import Task
 from mpt.model.backbone.identity import locate
-from mpt.model.backbone.loading import DTYPES
+from mpt.model.backbone.precision import DTYPES
 from predict_job import PIPELINE_ARMS, PredictJob, Tag
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpt.base.errors import BackboneError, CheckpointError
+from mpt.base.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
+from mpt.base.settings import Dtype
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
 from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.precision import resolve_dtype
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
 from mpt.model.language_head import new_heads
@@ -35,16 +37,23 @@ class SavedModel:
         folder: The checkpoint's folder.
         checkpoint: Its content.
         tagger: The model.
+        notices: What a user should know about how it was opened.
     """
 
     folder: Path
     checkpoint: Checkpoint
     tagger: Tagger
+    notices: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> Mapping[str, Any]:
         """What the checkpoint says about each task: family, metric, labels, files, spec."""
         return self.checkpoint.identity["tasks"]
+
+    @property
+    def dtype(self) -> str:
+        """Type of the backbone's weights as it was opened."""
+        return str(self.tagger.backbone.dtype).removeprefix("torch.")
 
     def only_task(self) -> str:
         """The name of its task, when there is one.
@@ -66,6 +75,7 @@ def open_saved(
     path: Path,
     *,
     reference: str | None = None,
+    dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     sharding: Sharding | None = None,
 ) -> SavedModel:
@@ -74,6 +84,8 @@ def open_saved(
     Args:
         path: A run folder or a checkpoint folder.
         reference: Where the backbone lies now, when it has moved; its content must be the same.
+        dtype: Type of the backbone's weights. "auto" is the one that it was trained in, but float32 where that is
+            bfloat16 and the device only emulates it.
         device: Where to put it.
         sharding: Spread the backbone over the ranks; None has all of it on every rank.
 
@@ -84,13 +96,15 @@ def open_saved(
     folder = find_checkpoint(path)
     checkpoint = load_checkpoint(folder)
     saved = checkpoint.identity["backbone"]
+    trained = saved["dtype"]
+    opened = resolve_dtype(trained if (dtype, trained) == ("auto", "float32") else dtype, torch.device(device))
     shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
     shallow = ShallowPrompt(checkpoint.prompts[SHALLOW]) if SHALLOW in checkpoint.prompts else None
     try:
         backbone = load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
-            dtype=saved["dtype"],
+            dtype=opened,
             prompt_length=max((prompt.length for prompt in (*shapes, *([shallow] if shallow else []))), default=0),
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
@@ -120,7 +134,22 @@ def open_saved(
     adaptation = None if facts is None else new_adaptation(backbone, **facts, seed=0)
     tagger = Tagger(backbone, bank, heads, shallow=shallow, adaptation=adaptation)
     tagger.load_state_dict(trained_state(tagger, checkpoint))
-    return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger)
+    told = f"{folder}: trained in {trained}, opened in {opened}: scores may differ slightly from those of its training"
+    notices = () if opened == trained else (told,)
+    return SavedModel(folder=folder, checkpoint=checkpoint, tagger=tagger, notices=notices)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this machine that a user names; "auto" is its first GPU, or its processor where it has none.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    count = torch.cuda.device_count()
+    known = ["auto", "cpu", *["cuda"] * (count > 0), *(f"cuda:{number}" for number in range(count))]
+    if name not in known:
+        raise ConfigError(f'--device "{name}": this machine has {", ".join(known)}.{did_you_mean(name, known)}')
+    return torch.device(name if name != "auto" else "cuda" if count else "cpu")
 
 
 def _spec(facts: Mapping[str, Any]) -> TaskSpec:

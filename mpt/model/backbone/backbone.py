@@ -13,7 +13,8 @@ from mpt.model.backbone.attention import Injection, register
 from mpt.model.backbone.deberta import adapt
 from mpt.model.backbone.dropout import DropoutStreams, HiddenDropout
 from mpt.model.backbone.identity import BackboneIdentity, identify, locate
-from mpt.model.backbone.loading import DTYPES, load_model, positions
+from mpt.model.backbone.loading import load_model, positions
+from mpt.model.backbone.precision import DTYPES, resolve_dtype
 from mpt.model.backbone.sharding import Sharding
 from mpt.model.backbone.stack import install
 from mpt.model.backbone.trunk import Trunk
@@ -91,7 +92,7 @@ def load_backbone(
     reference: str,
     *,
     revision: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     prompt_length: int = 0,
     shifted: bool = False,
     longest_window: int = LONGEST_WINDOW,
@@ -105,7 +106,7 @@ def load_backbone(
     Args:
         reference: Hub id, folder, or `package:NAME/FOLDER`.
         revision: Full commit hash; required for a hub id.
-        dtype: "bfloat16" or "float32".
+        dtype: "bfloat16", "float32", or "auto", see `mpt.model.backbone.precision`.
         prompt_length: Virtual tokens; they take positions when `shifted`.
         shifted: First word piece at position `prompt_length` instead of the first.
         longest_window: Most word pieces of a window, specials included.
@@ -120,7 +121,8 @@ def load_backbone(
     """
     folder = locate(reference, revision)
     register()
-    model, architecture, num_parameters = load_model(folder, reference, DTYPES[dtype], device, sharding)
+    weights = DTYPES[resolve_dtype(dtype, torch.device(device))]
+    model, architecture, num_parameters = load_model(folder, reference, weights, device, sharding)
     adapt(model, reference=reference)
     layers = install(model, reference=reference, recompute=gradient_checkpointing)
     first_position, max_positions = positions(model)

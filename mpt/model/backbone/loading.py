@@ -15,8 +15,6 @@ from mpt.model.backbone.deberta import cast_biases
 from mpt.model.backbone.sharding import Sharding, load_sharded
 from mpt.model.backbone.stack import OWN_ATTENTION, WORKING
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-
 
 def load_model(
     folder: Path, reference: str, dtype: torch.dtype, device: torch.device | str, sharding: Sharding | None
