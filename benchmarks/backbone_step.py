@@ -97,7 +97,9 @@ def prompted_step(config: PreTrainedConfig, dtype: torch.dtype, ids: torch.Tenso
 
 def _frozen(config: PreTrainedConfig, dtype: torch.dtype, attention: str | None) -> Any:
     torch.manual_seed(0)
-    model: Any = AutoModel.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+    model: Any = AutoModel.from_config(
+        deepcopy(config), dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
     cast_biases(model, dtype)
     return model.eval().requires_grad_(False)
 

@@ -102,7 +102,8 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         f"base_model.{name}.bias": head.bias,
     }
     labels = dict(enumerate(head.labels))
-    described = AutoConfig.from_pretrained(folder, id2label=labels, label2id={name: i for i, name in labels.items()})
+    named = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    described = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
     weights = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
         with published_folder(out) as made:

@@ -29,7 +29,7 @@ def load_model(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_family(config, reference)
         if sharding is None:
             model = _load_whole(folder, config, reference, dtype, device)
@@ -81,6 +81,7 @@ def _load_whole(folder: Path, config: Any, reference: str, dtype: torch.dtype, d
         dtype=dtype,
         attn_implementation=ATTENTION,
         use_safetensors=True,
+        trust_remote_code=False,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
