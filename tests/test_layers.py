@@ -40,6 +40,8 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "os.system"}
 UNSAFE_CALLS |= {"torch.hub.load", "importlib.import_module", "pandas.read_pickle"}
 UNSAFE_KEYWORDS = {"trust_remote_code", "allow_pickle", "shell"}
+LOADERS = {"from_pretrained", "from_config"}
+"""transformers' methods that would run a repository's code if they were told to; each says that they are not."""
 
 
 def layer(module):
@@ -110,6 +112,9 @@ def unsafe(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute) and (name := dotted(node, names)) in UNSAFE_CALLS:
             found.append(name)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADERS:
+            told = {keyword.arg for keyword in node.keywords}
+            found += [] if "trust_remote_code" in told else [f"{node.func.attr} without trust_remote_code=False"]
         elif isinstance(node, ast.keyword) and node.arg in UNSAFE_KEYWORDS:
             allowed = isinstance(node.value, ast.Constant) and node.value.value is False
             found += [] if allowed else [node.arg]
@@ -145,6 +150,11 @@ def test_functions_are_short():
 
 def test_nothing_runs_code_from_data():
     assert broken(lambda path: unsafe(parsed(path))) == {}
+
+
+def test_benchmarks_run_no_code_of_a_repository():
+    found = {path.name: unsafe(parsed(path)) for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not {name: calls for name, calls in found.items() if any("trust_remote_code" in call for call in calls)}
 
 
 def test_source_is_ascii():
@@ -210,6 +220,9 @@ def test_a_long_function_would_be_found():
         "from importlib import import_module\nimport_module(name)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
         "AutoModel.from_pretrained(name, trust_remote_code=settings.trust)",
+        "AutoModel.from_pretrained(name)",
+        "transformers.AutoConfig.from_pretrained(name, **options)",
+        "AutoModel.from_config(config)",
         "np.load(path, allow_pickle=True)",
         "subprocess.run(command, shell=True)",
     ],
@@ -219,7 +232,14 @@ def test_unsafe_code_would_be_found(code):
 
 
 @pytest.mark.parametrize(
-    "code", ["model.eval()", "safetensors.torch.load(data)", "re.compile(x)", "load(name, trust_remote_code=False)"]
+    "code",
+    [
+        "model.eval()",
+        "safetensors.torch.load(data)",
+        "re.compile(x)",
+        "load(name, trust_remote_code=False)",
+        "AutoModel.from_pretrained(name, trust_remote_code=False)",
+    ],
 )
 def test_safe_code_is_fine(code):
     assert not unsafe(ast.parse(code))

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from mpt.base.errors import ConfigError
 from mpt.base.settings import (
-    BackboneSettings,
     EvaluationSettings,
     OptimizerSettings,
     PromptSettings,
@@ -24,7 +22,6 @@ from mpt.experiments.settings import (
     TuningSettings,
 )
 from mpt.experiments.transfer import transfer
-from mpt.training.launch import SLOW, bfloat16_slowdown
 
 # Small enough for five minutes on two cores; sentences of a dozen words need no more tokens in a step.
 SHOTS = 40
@@ -47,10 +44,8 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     data = write_synthetic(folder / "data")
     console.rule("1. pretrain one shared prompt on three synthetic tasks")
     optimizer = {"prompt_learning_rate": 0.05, "head_learning_rate": 0.01, "warmup_steps": 10}
-    emulated = not torch.cuda.is_available() and bfloat16_slowdown(torch.device("cpu")) > SLOW
     pretrain_settings = PretrainSettings(
         manifest=data / "mixture.yaml",
-        backbone=BackboneSettings(dtype="float32" if emulated else "bfloat16"),
         prompt=PromptSettings(length=16),
         optimizer=OptimizerSettings(**optimizer),
         training=TrainingSettings(steps=200, tokens_per_micro_batch=TOKENS),

@@ -38,7 +38,7 @@ from mpt.experiments.tuning import TUNING_FILE, tuned
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.training.engines import Engine, find_engine
-from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
+from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions, with_dtype
 from mpt.training.ranks import require_alike, together
 
 PRETRAINED = "pretrained"
@@ -61,17 +61,20 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     accelerator = build_accelerator(folder)
     engine = find_engine(accelerator, clip_norm=common.optimizer.clip_norm)
     console = speaker(accelerator, console)
+    backbone, notices = with_dtype(accelerator, common.backbone)
+    rows = {name: row.model_copy(update={"backbone": backbone}) for name, row in rows.items()}
+    common = next(iter(rows.values()))
     with together(accelerator):
         manifest = load_manifest(common.manifest)
-        tasks, notices = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
+        tasks, said = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in tasks for count in (common.shots or task.spec.shots or (None,))]
         _check(rows, wanted)
         require_trainable([METHODS[_method(name, settings)] for name, settings in rows.items()], tasks, engine)
         given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
-        notices += settle(accelerator, common.backbone.dtype)
+        notices += said + settle(accelerator, backbone.dtype)
     require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})
     tell(console, notices)
-    line = describe_launch(accelerator, engine, common.training.micro_batches)
+    line = describe_launch(accelerator, engine, common.training.micro_batches, backbone.dtype)
     open_results(accelerator, console, folder, given, line=line, resume=resume)
     pretrained = _pretrained(rows, folder, accelerator, engine, console)
     start = _start(common, pretrained, accelerator, engine)
@@ -130,7 +133,10 @@ def _pretrained(
     if path.is_file():
         pretrain(load_pretrain_settings(path), folder / PRETRAINED, resume="auto", console=console)
         path = folder / PRETRAINED
-    return open_saved(path, device=accelerator.device, sharding=engine.sharding)
+    dtype = next(iter(rows.values())).backbone.dtype
+    saved = open_saved(path, dtype=dtype, device=accelerator.device, sharding=engine.sharding)
+    tell(console, saved.notices)
+    return saved
 
 
 def _start(common: CompareSettings, pretrained: SavedModel | None, accelerator: Accelerator, engine: Engine) -> Start:

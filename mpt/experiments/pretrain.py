@@ -42,7 +42,7 @@ from mpt.model.state.starts import fresh_state
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.engines import Engine, find_engine
 from mpt.training.identity import identity_of
-from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
+from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions, with_dtype
 from mpt.training.loop import Progress
 from mpt.training.ranks import Share, require_alike, together
 
@@ -91,10 +91,13 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     accelerator = build_accelerator(folder, settings.trackers)
     engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
     console = speaker(accelerator, console)
+    backbone_settings, notices = with_dtype(accelerator, settings.backbone)
+    settings = settings.model_copy(update={"backbone": backbone_settings})
     ready = _prepare(settings, folder, resume=resume, accelerator=accelerator, engine=engine)
     require_alike(accelerator, _facts(settings, ready))
-    tell(console, ready.notices)
-    for line in (describe_launch(accelerator, engine, settings.training.micro_batches), describe_size(ready.scorer)):
+    tell(console, notices + ready.notices)
+    launched = describe_launch(accelerator, engine, settings.training.micro_batches, settings.backbone.dtype)
+    for line in (launched, describe_size(ready.scorer)):
         console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:

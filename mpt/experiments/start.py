@@ -89,7 +89,7 @@ def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     return Start(
         backbone=saved.scorer.backbone,
         backbone_settings=BackboneSettings.model_validate(
-            {key: own[key] for key in BackboneSettings.model_fields if key in own}
+            {key: own[key] for key in BackboneSettings.model_fields if key in own} | {"dtype": saved.dtype}
         ),
         prompt_settings=PromptSettings.model_validate(identity["prompt"] | prompt.model_dump(), strict=False),
         pretrained=saved,

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mpt.base.errors import ConfigError
 from mpt.base.files import replace_durable, to_json
+from mpt.base.settings import BackboneSettings
 from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, load_tasks
@@ -36,7 +37,7 @@ from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
 from mpt.training.checkpoint import verify
 from mpt.training.engines import find_engine
-from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
+from mpt.training.launch import build_accelerator, claim_cores, describe_launch, speaker, versions, with_dtype
 from mpt.training.ranks import require_alike, together
 
 
@@ -72,19 +73,26 @@ def transfer(
     accelerator = build_accelerator(folder)
     engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
     console = speaker(accelerator, console)
+    native, notices = with_dtype(accelerator, BackboneSettings())
     with together(accelerator):
         manifest = load_manifest(manifest_path)
-        loaded, notices = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
+        loaded, said = load_tasks(manifest, names=tasks or None, splits=("train", "dev", "test"))
         wanted = [(task, count) for task in loaded for count in (shots or task.spec.shots or (None,))]
-        saved = open_saved(init_from, reference=backbone, device=accelerator.device, sharding=engine.sharding)
+        saved = open_saved(
+            init_from,
+            reference=backbone,
+            dtype="float32" if native.dtype == "float32" else "auto",
+            device=accelerator.device,
+            sharding=engine.sharding,
+        )
         start = start_from(saved, settings.prompt)
         require_trainable([resolved(name, saved) for name in (*settings.baselines, TRANSFER)], loaded, engine)
         _check_targets(saved, wanted, settings)
         given = _given(settings, manifest, saved)
-        notices += verbalizer_notices(start.backbone, loaded) + settle(accelerator, start.backbone_settings.dtype)
+        notices += [*said, *saved.notices, *verbalizer_notices(start.backbone, loaded), *claim_cores(accelerator)]
     require_alike(accelerator, _facts(given, loaded, shots))
     tell(console, notices)
-    line = describe_launch(accelerator, engine, settings.training.micro_batches)
+    line = describe_launch(accelerator, engine, settings.training.micro_batches, start.backbone_settings.dtype)
     open_results(accelerator, console, folder, given, line=line, resume=resume)
     session = Session(
         start=start,
@@ -106,7 +114,7 @@ def _given(settings: TransferSettings, manifest: Manifest, saved: SavedModel) ->
     return {
         "config.yaml": dump(settings).encode(),
         "manifest.json": to_json(manifest.resolved()),
-        "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)}),
+        "init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks), "dtype": saved.dtype}),
     }
 
 

@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from mpt.base.errors import CheckpointError
 from mpt.base.files import published_folder, to_json, write_durable
 from mpt.data.families.family import FAMILIES, FamilyName
-from mpt.model.backbone.backbone import BackboneIdentity, locate
+from mpt.model.backbone.identity import BackboneIdentity, locate
 from mpt.model.state.network import by_token
 from mpt.model.state.prompt import Prompt
 from mpt.serving.saved import SavedModel
@@ -103,7 +103,8 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         f"base_model.{name}.bias": head.bias,
     }
     labels = dict(enumerate(head.labels))
-    described = AutoConfig.from_pretrained(folder, id2label=labels, label2id={name: i for i, name in labels.items()})
+    named = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    described = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
     weights = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
         with published_folder(out) as made:

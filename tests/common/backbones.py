@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -30,6 +31,9 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaTokenizer,
 )
+
+from mpt.base.errors import BackboneError
+from mpt.model.backbone.backbone import load_backbone
 
 ENCODERS = (
     *("bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert"),
@@ -86,6 +90,14 @@ def tiny_model(folder: Path, family: str, **config: object) -> Path:
     sizes |= {"intermediate_size": 2 * HIDDEN, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
     AutoModel.from_config(AutoConfig.for_model(family, **(sizes | config))).save_pretrained(folder)
     return folder
+
+
+def refused(reference, match: str, **options) -> str:
+    """The message with which loading a backbone is refused, which names it."""
+    with pytest.raises(BackboneError, match=match) as caught:
+        load_backbone(str(reference), **options)
+    assert str(reference) in str(caught.value)
+    return str(caught.value)
 
 
 def _config(kind: str, vocab_size: int, changes: dict[str, object]) -> PreTrainedConfig:

@@ -3,11 +3,13 @@ import json
 import pytest
 from common.ranks import run_ranks
 from common.runs import files_of, quiet
+from rich.console import Console
 
 from mpt.base.errors import ConfigError
 from mpt.experiments import compare as stage
 from mpt.experiments.compare import compare
 from mpt.experiments.settings import load_compare_settings
+from mpt.training import launch
 
 CONFIG = {
     "title": "A comparison",
@@ -102,6 +104,20 @@ def test_a_comparison_that_was_cut_off_goes_on(write, tmp_path, monkeypatch):
         for folder in ("whole", "out")
     )
     assert whole == out
+
+
+def test_a_pretrained_prompt_is_opened_in_the_type_of_the_comparison(write, world, tmp_path, monkeypatch):
+    """Which is the processor's, where nothing is said; the prompt was trained in float32."""
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    console = Console(record=True, width=400)
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(
+        backbone={"reference": str(world.backbone)}, rows=rows, seeds=[0], tuning={"prompt_learning_rates": []}
+    )
+    compare(settings, tmp_path / "out", resume="never", console=console)
+    said = console.export_text()
+    assert "note: " in said and "trained in float32, opened in bfloat16: scores may differ slightly" in said
+    assert "dtype: bfloat16" in (tmp_path / "out" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -438,12 +438,28 @@ def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
     assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
 
 
-def test_a_processor_that_emulates_bfloat16_is_told(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 8.0)
-    for dtype, lines in (("bfloat16", 1), ("float32", 0)):
-        console = Console(record=True, width=400)
-        run_pretrain(world, tmp_path / dtype, console=console, backbone__dtype=dtype, training__steps=2)
-        assert console.export_text().count("8 times as long in bfloat16 as in float32") == lines
+@pytest.mark.parametrize("native", [False, True])
+def test_the_type_is_the_processors_unless_told(world, tmp_path, monkeypatch, native):
+    """What it came to is said and recorded; emulated bfloat16 is had by asking for it, and told."""
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: native)
+    chosen = "bfloat16" if native else "float32"
+    for dtype, came_to in (("auto", chosen), ("bfloat16", "bfloat16"), ("float32", "float32")):
+        console, folder = Console(record=True, width=400), tmp_path / dtype
+        run_pretrain(world, folder, console=console, backbone__dtype=dtype, training__steps=2)
+        said = console.export_text()
+        assert said.count("many times as long in bfloat16") == (came_to == "bfloat16" and not native)
+        assert f"threads, backbone in {came_to}; it computes" in said.replace("1 thread,", "threads,")
+        assert f"dtype: {came_to}\n" in (folder / "config.yaml").read_text()
+        assert load_checkpoint(latest(folder)).identity["backbone"]["dtype"] == came_to
+
+
+def test_a_run_goes_on_in_its_type_alone(world, tmp_path, monkeypatch):
+    run_pretrain(world, tmp_path / "run", training__steps=2)
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    with pytest.raises(CheckpointError, match=r"backbone\.dtype: checkpoint 'float32', now 'bfloat16'"):
+        run_pretrain(world, tmp_path / "run", resume="must", training__steps=2, backbone__dtype="auto")
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: False)
+    run_pretrain(world, tmp_path / "run", resume="must", training__steps=2, backbone__dtype="auto")
 
 
 def test_a_kept_text_changes_the_start_and_nothing_else(world, straight, tmp_path, monkeypatch):

@@ -14,8 +14,9 @@ from mpt.experiments import transfer as stage
 from mpt.experiments import trial as trials
 from mpt.experiments import tuning as rates
 from mpt.experiments.settings import TuningSettings
+from mpt.model.backbone import precision
 from mpt.serving.saved import open_saved
-from mpt.training import loop
+from mpt.training import launch, loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
 from mpt.training.loop import trained_state
 
@@ -103,6 +104,20 @@ def test_results_json_holds_every_run_and_the_comparison(done, world):
         assert summary["seeds"] == 2
     gains = [100 * (t - s) for t, s in zip(tests["transfer"], tests["scratch"], strict=True)]
     assert experiment["transfer_minus_scratch"]["mean"] == pytest.approx(sum(gains) / 2)
+
+
+def test_a_prompt_of_emulated_bfloat16_is_transferred_in_float32(world, tmp_path, monkeypatch):
+    """Nothing of a finished run is kept where the type would be another."""
+    run_pretrain(world, tmp_path / "run", training__steps=2, backbone__dtype="bfloat16")
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: False)
+    arguments = {"init_from": tmp_path / "run", "training__steps": 2, "baselines": (), "seeds": (0,)}
+    run_transfer(world, tmp_path / "out", **arguments)
+    (identity,) = runs_of(tmp_path / "out").values()
+    assert identity["backbone"]["dtype"] == "float32"
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    with pytest.raises(ConfigError, match=r"differs from the one that made the folder in init_from\.json"):
+        run_transfer(world, tmp_path / "out", resume="must", **arguments)
 
 
 def test_results_md_is_the_table(done):

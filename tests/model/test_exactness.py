@@ -8,6 +8,7 @@ import pytest
 import torch
 from common.backbones import KINDS
 from common.prompts import random_bank, random_batch, tagger_of
+from mpt.model.backbone.trunk_cache import trunk_states
 from torch.nn import functional
 from transformers import AutoModel
 from transformers.models.deberta import modeling_deberta
@@ -15,7 +16,6 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from mpt.model.backbone import attention as injection
 from mpt.model.backbone.attention import matmul_attention, sdpa_attention
-from mpt.model.backbone.trunk_cache import trunk_states
 
 LENGTHS = (23, 9, 1, 14, 9)
 SLOTS = ((3, (1, 2)), (5, (2,)), (4, (1,)))
