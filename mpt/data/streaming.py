@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mpt.base.errors import DataError, every
-from mpt.data.encoded import EncodedSplit, EncodedTask
+from mpt.data.encoded import EncodedTask, Shards, ShardSize, size_of
 from mpt.data.manifest.files import find_files
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.source_spec import Files
 from mpt.data.manifest.task_spec import Split
-from mpt.data.shards import Shards, ShardSize, size_of
+from mpt.data.windows import EncodedSplit
 
 NOTICES_SHOWN = 5  # of a task with thousands of files
 

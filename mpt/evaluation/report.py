@@ -5,14 +5,16 @@ divide by. Rows follow the order of tasks and labels, so equal results give equa
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mpt.base.errors import printable
-from mpt.evaluation.metrics import Counts, QaScore, Score, SpanScore, TagScore
+from mpt.data.families.answers import QaScore
+from mpt.data.families.metrics import Score
+from mpt.data.families.scores import Counts, SpanScore, TagScore
 
 MAX_CONFUSIONS = 10
 """Rows of a task's table of confusions; JSON has all."""
@@ -192,7 +194,7 @@ def _answers(task: TaskReport, score: QaScore) -> _Grid:
 
 def _errors(report: Report) -> _Grid:
     rows = [
-        (task.task, str(task.score.total.tp), *map(str, task.score.errors.to_json().values()))
+        (task.task, str(task.score.total.tp), *map(str, asdict(task.score.errors).values()))
         for task in report.tasks
         if isinstance(task.score, SpanScore)
     ]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from mpt.base.errors import BackboneError
-from mpt.data.families.frames import label_pieces
+from mpt.data.families.texts import label_pieces
 from mpt.data.tasks import Task
 from mpt.model.backbone.backbone import Backbone, locate
 from mpt.model.backbone.sharding import weight_files

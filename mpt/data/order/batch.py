@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from mpt.data.encoded import EncodedSplit
 from mpt.data.order.plan import greedy_cuts
 from mpt.data.ragged import ranges
+from mpt.data.windows import EncodedSplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +83,11 @@ def collate(split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: in
 
 
 def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[Tensor, " M"] | None:
-    """Number the windows or examples that words are part of, in the order of the batch."""
-    if split.softmax_over == "labels":
+    """Number the units that words are part of, in the order of the batch."""
+    if not split.one_right:
         return None
-    if split.softmax_over == "example":
-        windows = np.searchsorted(split.windows_of, windows, side="right") - 1
-    return torch.from_numpy(np.cumsum(np.diff(windows, prepend=windows[:1]) != 0))
+    units = split.units_of(windows)
+    return torch.from_numpy(np.cumsum(np.diff(units, prepend=units[:1]) != 0))
 
 
 def _padded(

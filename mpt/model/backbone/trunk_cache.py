@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mpt.base.disk_cache import ENTRY, DiskCache
 from mpt.base.disk_cache import default_folder as cache_folder
-from mpt.data.encoded import EncodedSplit, TrunkStates
 from mpt.data.order.batch import Batch, collate, evaluation_batches
+from mpt.data.windows import EncodedSplit, TrunkStates
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.scorer import shifted_positions, text_inputs
 

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mpt.base.seeding import permutation, torch_generator, uniforms
-from mpt.data.encoded import EncodedSplit
 from mpt.data.order.batch import Batch, collate
+from mpt.data.windows import EncodedSplit
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.scorer import text_inputs
 from mpt.model.state.bank import PromptShape

@@ -3,10 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 
+from mpt.data.families.metrics import score, sentence_counts
+from mpt.data.families.spans import Argument, arguments
 from mpt.data.tags import spans
-from mpt.evaluation.bootstrap import sentence_counts
-from mpt.evaluation.metrics import score
-from mpt.evaluation.roles import Argument, arguments
 
 LABELS = ("A0", "A1", "R-A0", "C-A0", "C-A1", "C-R-A0", "V", "C-V")
 

@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import asdict
 from time import perf_counter
 
 import pytest
@@ -10,8 +11,9 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import f1_score
 
 from mpt.base.errors import MptError
+from mpt.data.families.metrics import score
+from mpt.data.families.scores import NONE, Counts, SpanScore, TagScore
 from mpt.data.tags import Span, bio_from_spans
-from mpt.evaluation.metrics import NONE, Counts, SpanScore, TagScore, score
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-misc-work", "I-misc-work")
 
@@ -93,7 +95,7 @@ def test_gold_against_itself_is_perfect(corpus):
     gold, _ = corpus
     result = score("span_f1", gold, gold)
     assert result.primary == 1.0
-    assert not any(result.errors.to_json().values())
+    assert not any(asdict(result.errors).values())
 
 
 def spans_score(gold, predicted, length=10):
@@ -115,7 +117,7 @@ def span(kind, start, end):
     ],
 )
 def test_error_categories(gold, predicted, category):
-    errors = spans_score(gold, predicted).errors.to_json()
+    errors = asdict(spans_score(gold, predicted).errors)
     assert errors == {name: int(name == category) for name in ("type", "boundary", "both", "missed", "spurious")}
 
 
@@ -127,7 +129,7 @@ def test_spans_that_only_touch_are_not_paired():
 def test_one_prediction_over_two_gold_spans_pairs_with_the_closest_and_misses_the_other():
     gold = [span("LOC", 0, 2), span("PER", 2, 3), span("PER", 3, 6)]
     result = spans_score(gold, [span("PER", 0, 6)])
-    assert result.errors.to_json() == {"type": 0, "boundary": 1, "both": 0, "missed": 2, "spurious": 0}
+    assert asdict(result.errors) == {"type": 0, "boundary": 1, "both": 0, "missed": 2, "spurious": 0}
     assert result.confusion == {"PER": {"PER": 1, NONE: 1}, "LOC": {NONE: 1}}
 
 
