@@ -3,13 +3,16 @@
 An entry is one task. It is a function of the task's files (their SHA-256), of its declaration, of the tokenizer and of
 the code that reads and tokenises, so nothing has to be emptied when one of them changes. What a run holds of it is
 mapped into memory: pages that training touches, shared by the processes of a machine.
+
+Of a streamed task every file of train is an entry by itself, opened when its turn comes: nothing but the size of a file
+limits how much is held at once, so a task may have any number of files.
 """
 
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +24,15 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mpt.base.disk_cache import DiskCache
-from mpt.base.errors import every
+from mpt.base.errors import DataError, every
 from mpt.base.files import write_durable
-from mpt.data.encoded import EncodedTask, encode_task
+from mpt.data.encoded import EncodedTask, Shards, ShardSize, encode_task, size_of
 from mpt.data.families.tokenization import WordPieces
+from mpt.data.manifest.files import find_files
 from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.source_spec import Files
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
-from mpt.data.streaming import stream_task
-from mpt.data.tasks import chosen_names, load_task, make_task, task_files
+from mpt.data.tasks import Task, chosen_names, load_task, make_task, task_files
 from mpt.data.windows import EncodedSplit, Passages, Places
 
 TEXT = "text.safetensors"
@@ -38,6 +42,11 @@ UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "ra
     "no_answer_above",
 }
 """Fields of a declaration that change nothing of what is read."""
+
+NOTICES_SHOWN = 5  # of a streamed task, which may have thousands of files
+
+Read = Callable[[Manifest, str, Sequence[Split]], tuple[EncodedTask, list[str]]]
+"""Reads and encodes splits of a task, or finds them in the cache."""
 
 _Arrays = dict[str, Int[np.ndarray, " n"]]
 
@@ -86,11 +95,49 @@ def read_tasks(
 
     def read(name: str) -> tuple[EncodedTask, list[str]]:
         if manifest.spec(name).streamed:
-            return stream_task(manifest, name, splits, read_from)
+            return _streamed(manifest, name, splits, read_from)
         return read_from(manifest, name, splits)
 
     found = every(read, chosen_names(manifest, names))
     return [task for task, _ in found], list(dict.fromkeys(notice for _, said in found for notice in said))
+
+
+def _streamed(manifest: Manifest, name: str, splits: Sequence[Split], read: Read) -> tuple[EncodedTask, list[str]]:
+    """A streamed task: each file of train is read once, alone, to know what is in it; other splits are held."""
+
+    def alone(paths: Sequence[str]) -> tuple[EncodedTask, list[str]]:
+        """Some files as if they were all of the task's train."""
+        spec = manifest.spec(name).model_copy(update={"files": Files(train=tuple(paths)), "streamed": False})
+        return read(replace(manifest, tasks={name: spec}), name, ["train"])
+
+    def measured(path: str) -> tuple[Task, ShardSize, list[str]]:
+        encoded, said = alone([path])
+        return encoded.task, size_of(encoded.splits["train"]), said
+
+    def opened(number: int) -> EncodedSplit:
+        again, _ = alone([shards[number]])
+        if again.task.digests != {shards[number]: digests[shards[number]]}:
+            raise DataError(
+                f"{manifest.root / shards[number]}: the file has changed since the run began. Put the old one back and "
+                "go on with --resume auto, or start a new run"
+            )
+        return again.splits["train"]
+
+    files = find_files(manifest, name, ["train", *(split for split in splits if split != "train")])
+    shards = list(files.pop("train"))
+    found = every(measured, shards)
+    notices = [notice for *_, said in found for notice in said]
+    if len(notices) > NOTICES_SHOWN:
+        notices = [*notices[:NOTICES_SHOWN], f"{name}: ... and {len(notices) - NOTICES_SHOWN:,} more notices of files."]
+    others = every(lambda split: alone(list(files[split])), list(files))
+    tasks = [task for task, *_ in found] + [other.task for other, _ in others]
+    digests = {path: digest for task in tasks for path, digest in task.digests.items()}
+    held: dict[Split, EncodedSplit] = {
+        split: other.splits["train"] for split, (other, _) in zip(files, others, strict=True)
+    }
+    task = replace(tasks[0], spec=manifest.spec(name), digests=digests)
+    encoded = EncodedTask(task=task, splits=held, shards=Shards([size for _, size, _ in found], opened))
+    return encoded, notices + [notice for _, said in others for notice in said]
 
 
 def _encoded(

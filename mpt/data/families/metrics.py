@@ -15,10 +15,10 @@ from numpy import ndarray
 from mpt.base.errors import MptError, did_you_mean
 from mpt.data.families.answers import QaScore, answer_scores, qa_score
 from mpt.data.families.family import Metric
-from mpt.data.families.scores import SpanScore, TagScore, tabulate
+from mpt.data.families.scores import LabelScore, tabulate
 from mpt.data.families.spans import Tags, score_spans, span_counts
 
-Score: TypeAlias = SpanScore | TagScore | QaScore
+Score: TypeAlias = LabelScore | QaScore
 
 
 def score(
@@ -49,12 +49,13 @@ def score(
     pairs: Counter[tuple[str, str]] = Counter()
     for sentence in zip(gold, predicted, strict=True):
         pairs.update(zip(*sentence, strict=True))
-    right = {wanted: count for (wanted, found), count in pairs.items() if wanted == found}
+    right = Counter({wanted: count for (wanted, found), count in pairs.items() if wanted == found})
     tags, confusion = tabulate(labels if positive is None else [*labels, positive], right, pairs)
-    return TagScore(
+    return LabelScore(
         metric=metric,
+        total=None if positive is None else tags[positive],
         positive=positive,
-        tags=tags,
+        rows=tags,
         confusion=confusion,
         sentences=len(gold),
         words=pairs.total(),

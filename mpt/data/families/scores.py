@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 from mpt.data.families.family import Metric
 
-Rows: TypeAlias = "Mapping[str, Counts]"
 Confusion: TypeAlias = Mapping[str, Mapping[str, int]]
 
 NONE = "(none)"
@@ -82,93 +81,38 @@ class SpanErrors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanScore:
-    """Span F1 of one task.
+class LabelScore:
+    """What a task with labels scored: spans, or words (texts, choices), each of which is right or wrong.
 
     Attributes:
-        metric: `span_f1`, or `srl_f1` for arguments: the predicate is none, and one in several pieces is one.
-        types: Counts by entity type, in label order.
-        errors: Categories of the wrong spans.
-        confusion: Gold type, then predicted type, then count, over paired spans, whether or not their borders are
-            right; `NONE` for a missing partner.
+        metric: The headline figure: F1 over all spans (or arguments), accuracy, the mean F1 of the tags that occur in
+            gold, or the F1 of one tag.
+        total: Counts whose F1 is the headline: over all spans, or of one tag; None for another figure.
+        positive: That tag; None elsewhere.
+        rows: Counts by entity type, or by tag, in label order.
+        confusion: Gold name, then predicted name, then count; of spans over pairs, whether or not their borders are
+            right, with `NONE` for a missing partner.
         sentences: Sentences scored.
         words: Words scored.
+        errors: Categories of the wrong spans; None where words are scored.
         with_predicates: Counts over all spans as they are tagged, the predicate's own and every piece of an argument
             for itself; None but for `srl_f1`.
     """
 
-    metric: Metric = "span_f1"
-    types: Rows
-    errors: SpanErrors
+    metric: Metric
+    total: Counts | None
+    positive: str | None = None
+    rows: Mapping[str, Counts]
     confusion: Confusion
     sentences: int
     words: int
+    errors: SpanErrors | None = None
     with_predicates: Counts | None = None
 
     @property
-    def total(self) -> Counts:
-        """Counts over all types; their F1 is the headline."""
-        return Counts(**{side: sum(getattr(row, side) for row in self.types.values()) for side in ("tp", "fp", "fn")})
-
-    @property
     def empty(self) -> bool:
-        """Whether neither gold nor predictions hold a span, so that the headline is 1.0 by definition."""
-        return self.total.f1 is None
-
-    @property
-    def primary(self) -> float:
-        """Micro F1 over all spans."""
-        figure = self.total.f1
-        return 1.0 if figure is None else figure
-
-    @property
-    def macro_types(self) -> int:
-        """How many types the macro average is over: those that occur in gold."""
-        return len(_in_gold(self.types))
-
-    @property
-    def macro_f1(self) -> float | None:
-        """Mean F1 of the types that occur in gold; None when there is none."""
-        return mean(_in_gold(self.types))
-
-    def to_json(self) -> dict[str, object]:
-        """Return everything in JSON types, figures first."""
-        besides = {} if self.with_predicates is None else {"with_predicates": self.with_predicates.to_json()}
-        return {
-            **_headline(self),
-            **self.total.to_json(),
-            **besides,
-            **_extent(self),
-            "types": {name: counts.to_json() for name, counts in self.types.items()},
-            "errors": asdict(self.errors),
-            "confusion": {gold: dict(row) for gold, row in self.confusion.items()},
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TagScore:
-    """Accuracy of one task, a word (or a text, or a choice) being right or wrong.
-
-    Attributes:
-        metric: The headline figure: accuracy, the mean F1 of the tags that occur in gold, or the F1 of one tag.
-        positive: That one; None for another figure.
-        tags: Counts by tag, in label order.
-        confusion: Gold tag, then predicted tag, then count.
-        sentences: Sentences scored.
-        words: Words scored.
-    """
-
-    metric: Metric
-    positive: str | None = None
-    tags: Rows
-    confusion: Confusion
-    sentences: int
-    words: int
-
-    @property
-    def empty(self) -> bool:
-        """Whether there was no word to score, so that the headline is 1.0 by definition."""
-        return self.words == 0
+        """Whether there is no word to score, or no span in gold and predictions, so that the headline is 1.0."""
+        return self.words == 0 or (self.errors is not None and self.total is not None and self.total.f1 is None)
 
     @property
     def primary(self) -> float:
@@ -178,14 +122,9 @@ class TagScore:
         return self.accuracy if self.metric == "accuracy" else (self.total.f1 if self.total else self.macro_f1) or 0.0
 
     @property
-    def total(self) -> Counts | None:
-        """Counts of the one tag whose F1 is the headline; None for another figure."""
-        return None if self.positive is None else self.tags[self.positive]
-
-    @property
     def correct(self) -> int:
-        """Words with the right tag."""
-        return sum(row.tp for row in self.tags.values())
+        """Words with the right tag, or right spans."""
+        return sum(row.tp for row in self.rows.values())
 
     @property
     def accuracy(self) -> float:
@@ -194,47 +133,41 @@ class TagScore:
 
     @property
     def macro_types(self) -> int:
-        """How many tags the macro average is over: those that occur in gold."""
-        return len(_in_gold(self.tags))
+        """How many names the macro average is over: those that occur in gold."""
+        return len(self._in_gold)
 
     @property
     def macro_f1(self) -> float | None:
-        """Mean F1 of the tags that occur in gold; None when there is none."""
-        return mean(_in_gold(self.tags))
+        """Mean F1 of the names that occur in gold; None when there is none."""
+        return sum(self._in_gold) / len(self._in_gold) if self._in_gold else None
+
+    @property
+    def _in_gold(self) -> list[float]:
+        return [row.f1 for row in self.rows.values() if row.support and row.f1 is not None]
 
     def to_json(self) -> dict[str, object]:
         """Return everything in JSON types, figures first."""
-        besides = {} if self.total is None else {"positive": self.positive, **self.total.to_json()}
+        spans = self.errors is not None
         return {
-            **_headline(self),
-            **besides,
-            "accuracy": self.accuracy,
-            "correct": self.correct,
-            **_extent(self),
-            "tags": {name: counts.to_json() for name, counts in self.tags.items()},
+            "metric": self.metric,
+            "primary": self.primary,
+            "empty": self.empty,
+            **({} if self.positive is None else {"positive": self.positive}),
+            **({} if self.total is None else self.total.to_json()),
+            **({} if self.with_predicates is None else {"with_predicates": self.with_predicates.to_json()}),
+            **({} if spans else {"accuracy": self.accuracy, "correct": self.correct}),
+            "macro_f1": self.macro_f1,
+            "macro_types": self.macro_types,
+            "sentences": self.sentences,
+            "words": self.words,
+            "types" if spans else "tags": {name: counts.to_json() for name, counts in self.rows.items()},
+            **({"errors": asdict(self.errors)} if self.errors else {}),
             "confusion": {gold: dict(row) for gold, row in self.confusion.items()},
         }
 
 
-def _headline(score: SpanScore | TagScore) -> dict[str, object]:
-    return {"metric": score.metric, "primary": score.primary, "empty": score.empty}
-
-
-def _extent(score: SpanScore | TagScore) -> dict[str, object]:
-    return {name: getattr(score, name) for name in ("macro_f1", "macro_types", "sentences", "words")}
-
-
-def _in_gold(rows: Rows) -> list[float]:
-    return [row.f1 for row in rows.values() if row.support and row.f1 is not None]
-
-
-def mean(figures: Sequence[float]) -> float | None:
-    """The mean; None of nothing."""
-    return sum(figures) / len(figures) if figures else None
-
-
 def tabulate(
-    labels: Sequence[str], right: Mapping[str, int], pairs: Mapping[tuple[str, str], int]
+    labels: Sequence[str], right: Counter[str], pairs: Mapping[tuple[str, str], int]
 ) -> tuple[dict[str, Counts], Confusion]:
     """Arrange paired names as rows of counts and as a confusion table without its zeros.
 
@@ -249,11 +182,14 @@ def tabulate(
     for (wanted, found), count in pairs.items():
         gold[wanted] += count
         predicted[found] += count
-    names = list(dict.fromkeys([*labels, *sorted((gold.keys() | predicted.keys()) - {NONE, *labels})]))
-    rows = {
-        name: Counts(tp=right.get(name, 0), fp=predicted[name] - right.get(name, 0), fn=gold[name] - right.get(name, 0))
-        for name in names
-    }
+    names = list(dict.fromkeys([*labels, *sorted((gold.keys() | predicted.keys()) - {NONE})]))
+    rows = {name: Counts(tp=(tp := right[name]), fp=predicted[name] - tp, fn=gold[name] - tp) for name in names}
     every = [*names, NONE]
     table = {wanted: {it: pairs[wanted, it] for it in every if pairs.get((wanted, it))} for wanted in every}
     return rows, {wanted: row for wanted, row in table.items() if row}
+
+
+def summed(rows: Sequence[tuple[int, int, int]]) -> Counts:
+    """Total of (tp, fp, fn)."""
+    tp, fp, fn = map(sum, zip(*rows, strict=True)) if rows else (0, 0, 0)
+    return Counts(tp=tp, fp=fp, fn=fn)

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from mpt.base.errors import MptError
 from mpt.data.families.family import Metric
-from mpt.data.families.scores import NONE, Counts, SpanErrors, SpanScore, tabulate
+from mpt.data.families.scores import NONE, LabelScore, SpanErrors, summed, tabulate
 from mpt.data.tags import Span, check_tags, spans
 
 PREDICATE = "V"
@@ -67,7 +67,7 @@ def arguments(found: Iterable[Span]) -> frozenset[Argument]:
     )
 
 
-def score_spans(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric) -> SpanScore:
+def score_spans(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metric) -> LabelScore:
     """Score BIO2 tags by `span_f1` or `srl_f1`; see `mpt.data.families.metrics.score`."""
     pairs: Counter[tuple[str, str]] = Counter()
     right: Counter[str] = Counter()
@@ -82,12 +82,12 @@ def score_spans(gold: Tags, predicted: Tags, labels: Sequence[str], metric: Metr
     tagged = None
     if metric == "srl_f1":
         names = [role for name in names if (role := name.removeprefix(CONTINUED)) != PREDICATE]
-        rows = span_counts("span_f1", gold, predicted)
-        tagged = Counts(**{side: sum(row[at] for row in rows) for at, side in enumerate(("tp", "fp", "fn"))})
+        tagged = summed(span_counts("span_f1", gold, predicted))
     types, confusion = tabulate(names, right, pairs)
-    return SpanScore(
+    return LabelScore(
         metric=metric,
-        types=types,
+        total=summed([(row.tp, row.fp, row.fn) for row in types.values()]),
+        rows=types,
         errors=SpanErrors(**{field.name: categories[field.name] for field in fields(SpanErrors)}),
         confusion=confusion,
         sentences=len(gold),
