@@ -16,7 +16,6 @@ from jaxtyping import Shaped
 from mpt.base.seeding import permutation, uniforms
 from mpt.data.example import Sentence, sentences_of
 from mpt.data.families.tokenization import WordPieces, encode
-from mpt.data.labels import tag_list
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.manifest.task_spec import Split, TaskSpec
 from mpt.data.tasks import Task, load_task
@@ -99,7 +98,7 @@ def _task(kinds: Sequence[str], splits: Mapping[Split, tuple[Sentence, ...]]) ->
         family=spec.family,
         scheme=spec.tag_scheme,
         metric=spec.metric,
-        labels=tag_list(kinds, spec),
+        labels=spec.kind.tags(kinds),
         splits=splits,
         digests={},
         spec=spec,

@@ -25,13 +25,13 @@ from transformers import (
 from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import Corpus, read_corpus
 from job import LONGEST_WINDOW, WARM_UP, Answer, Job
-from mpt.data.encoded import EncodedSplit
 from mpt.data.example import sentences_of
+from mpt.data.families.decode import decode_many
+from mpt.data.families.metrics import score
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate, evaluation_batches, word_rows
-from mpt.evaluation.decode import decode_many
+from mpt.data.windows import EncodedSplit
 from mpt.evaluation.evaluator import batch_tokens
-from mpt.evaluation.metrics import score
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.backbone.identity import locate
 

@@ -8,19 +8,11 @@ from mpt.base.errors import DataError
 from mpt.data.example import Example
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.task_spec import Split, TaskSpec, not_a_label
-from mpt.data.tags import split_tag
 
 MAX_LISTED = 20  # labels of a split that are named in full
 
 Examples = dict[Split, list[Example]]
 _Found = tuple[str, Example, int]  # a label, the sentence it is in, the number of the word
-
-
-def tag_list(kinds: Sequence[str], spec: TaskSpec) -> tuple[str, ...]:
-    """Return the tags that a head scores, given entity types (or the tags themselves where every word has one)."""
-    if not spec.kind.spans:
-        return tuple(kinds)
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
 def rename_labels(sentences: Examples, spec: TaskSpec) -> list[str]:
@@ -30,9 +22,7 @@ def rename_labels(sentences: Examples, spec: TaskSpec) -> list[str]:
     met: set[str] = set()
     for split in sentences:
         met.update(kind for kind, _, _ in _labels(sentences[split], spec))
-        sentences[split] = [
-            replace(it, tags=tuple(_renamed(tag, spec) for tag in _tags(it))) for it in sentences[split]
-        ]
+        sentences[split] = [_relabelled(it, spec.label_map, spec) for it in sentences[split]]
     unmet = [old for old in spec.label_map if old not in met]
     return [f"label_map renames {', '.join(unmet)}, which occurs in none of {', '.join(sentences)}."] if unmet else []
 
@@ -87,16 +77,10 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
             sentences[split] = [it for it in sentences[split] if id(it) not in hit]
             notices.append(f"sentences dropped from {split}: {len(hit):,}, for labels that are not listed: {names}.")
         else:
-            sentences[split] = [_without_unseen(it, listed, spec) if id(it) in hit else it for it in sentences[split]]
+            gone = dict.fromkeys(label for label, *_ in found)
+            sentences[split] = [_relabelled(it, gone, spec) if id(it) in hit else it for it in sentences[split]]
             notices.append(f"words of {split} set to O: {len(found):,}, for labels that are not listed: {names}.")
     return notices
-
-
-def _kind(tag: str, spec: TaskSpec) -> str | None:
-    """The label that a tag stands for: its entity type, None for O, or the tag itself where every word has one."""
-    if not spec.kind.spans:
-        return tag
-    return None if tag == "O" else split_tag(tag)[1]
 
 
 def _tags(sentence: Example) -> tuple[str, ...]:
@@ -106,27 +90,20 @@ def _tags(sentence: Example) -> tuple[str, ...]:
 
 def _labels(sentences: Sequence[Example], spec: TaskSpec) -> Iterator[_Found]:
     """Yield the label of every word that has one, with its sentence and the word's number in it."""
+    label_of = spec.kind.label_of
     for sentence in sentences:
         for index, tag in enumerate(_tags(sentence)):
-            kind = _kind(tag, spec)
-            if kind is not None:
-                yield kind, sentence, index
+            label = label_of(tag)
+            if label is not None:
+                yield label, sentence, index
 
 
-def _renamed(tag: str, spec: TaskSpec) -> str:
-    kind = _kind(tag, spec)
-    if kind not in spec.label_map:
-        return tag
-    new = spec.label_map[kind]
-    if not spec.kind.spans:
-        assert new is not None, "the schema refuses it"
-        return new
-    return "O" if new is None else f"{split_tag(tag)[0]}-{new}"
-
-
-def _without_unseen(sentence: Example, listed: set[str], spec: TaskSpec) -> Example:
-    tags = tuple(tag if (kind := _kind(tag, spec)) is None or kind in listed else "O" for tag in _tags(sentence))
-    return replace(sentence, tags=tags)
+def _relabelled(sentence: Example, new: Mapping[str, str | None], spec: TaskSpec) -> Example:
+    """The sentence with other labels for those in a map; None takes a label away."""
+    family = spec.kind
+    labels = ((tag, family.label_of(tag)) for tag in _tags(sentence))
+    tags = (tag if label is None or label not in new else family.relabelled(tag, new[label]) for tag, label in labels)
+    return replace(sentence, tags=tuple(tags))
 
 
 def _unseen_problems(

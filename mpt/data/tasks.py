@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mpt.base.errors import DataError, every
-from mpt.data.example import Example, sentence_asks
+from mpt.data.example import Example
 from mpt.data.families.family import Metric
 from mpt.data.formats.hub import read_hub
 from mpt.data.formats.questions import QaSource, read_questions
 from mpt.data.formats.readers import SourceFormat, read_sentences
 from mpt.data.formats.text_readers import TextSource, read_texts
-from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
+from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen
 from mpt.data.manifest.files import find_files, verify_digests
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
@@ -77,14 +77,13 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     files, digests = task_files(manifest, name, splits)
     examples, notices = _read(spec, files, _to_read(spec, splits))
     notices += _unmet_marks(examples, spec)
-    if spec.kind.predicate:
-        notices += _drop_without_predicate(examples)
+    notices += _drop_unasked(examples, spec)
     labels = spec.kind.columns
     if spec.kind.labelled:
         notices += rename_labels(examples, spec)
         kinds = label_kinds(manifest, name, examples["train"])
         notices += settle_unseen(manifest, name, examples, kinds)
-        labels = tag_list(kinds, spec)
+        labels = spec.kind.tags(kinds)
     notices += _take(examples, spec, "test", spec.test_fraction)
     notices += _take(examples, spec, "dev", spec.dev_fraction)
     notices += _limit_train(examples, spec)
@@ -237,11 +236,12 @@ def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
     return [f'docstart "{spec.docstart}" does not occur in {", ".join(unmet)}.'] if unmet else []
 
 
-def _drop_without_predicate(examples: Examples) -> list[str]:
-    """Leave out sentences in which no word is marked: they ask nothing."""
-    mute = {split: sum(not sentence_asks(it) for it in them) for split, them in examples.items()}
+def _drop_unasked(examples: Examples, spec: TaskSpec) -> list[str]:
+    """Leave out examples that ask nothing: sentences in which no word is marked as the predicate."""
+    asks, mute = spec.kind.asks, dict[Split, int]()
     for split, them in examples.items():
-        examples[split] = [it for it in them if sentence_asks(it)]
+        examples[split] = [it for it in them if asks(it)]
+        mute[split] = len(them) - len(examples[split])
     told = ", ".join(f"{count:,} of {split}" for split, count in mute.items())
     return [f"sentences without a predicate, which give no example: {told}."] if any(mute.values()) else []
 
@@ -254,7 +254,7 @@ def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | No
     examples["train"], examples[split] = split_dev(examples["train"], fraction, by_document=by_document)
     taken, train = len(examples[split]), len(examples["train"])
     share = taken / (taken + train)
-    by = "document" if by_document else "sentence" if spec.kind.unit == "words" else spec.kind.noun
+    by = "document" if by_document else spec.kind.source_noun
     return [f"{split} is {taken:,} {spec.kind.noun}s ({share:.1%}) taken out of train by {by}; train keeps {train:,}."]
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mpt.base.seeding import permutation
-from mpt.data.encoded import EncodedSplit, EncodedTask
-from mpt.data.families.family import Family
+from mpt.data.encoded import EncodedTask
+from mpt.data.families.metrics import Score
+from mpt.data.families.of_task import family_of
+from mpt.data.families.task_family import TaskFamily
 from mpt.data.manifest.task_spec import Split
-from mpt.evaluation.answers import decode_answers, find_answers, score_found
-from mpt.evaluation.decode import decode_choices, decode_many
-from mpt.evaluation.metrics import Score, score
+from mpt.data.windows import EncodedSplit
 from mpt.evaluation.scoring import Request, SideBySide, label_scores
 from mpt.model.scorer import Scorer
 
@@ -46,24 +46,15 @@ def predict_split(
     task: str,
     split: EncodedSplit,
     *,
-    family: Family,
+    family: TaskFamily,
     examples: Int64[np.ndarray, " n"] | None = None,
     share: SideBySide | None = None,
 ) -> list[list[str]]:
-    """Predictions for some examples (None: all).
-
-    Returns:
-        For each example the tags of its words (valid BIO2 where they stand for spans), its label, the number of the
-        choice, or its answer ("" for none), as one item.
-    """
+    """Predictions for some examples (None: all); see `mpt.data.families.task_family.TaskFamily.decode`."""
     if examples is None:
         examples = np.arange(len(split.places))
     scores = word_scores(scorer, task, split, examples, share=share)
-    if split.passages is not None:
-        return decode_answers(scores, split, examples)
-    if split.softmax_over == "example":
-        return decode_choices(scores)
-    return decode_many(scores, scorer.head(task).labels, family.spans)
+    return family.decode(scores, split, examples, scorer.head(task).labels)
 
 
 def evaluate_task(
@@ -88,12 +79,8 @@ def evaluate_task(
     if limit is not None and limit < count:
         chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=count)[:limit])
     task, rows = encoded.task, encoded.splits[split]
-    gold = encoded.gold(split, chosen.tolist())
-    if rows.passages is not None:
-        found = find_answers(word_scores(scorer, task.name, rows, chosen, share=share), rows, chosen)
-        return score_found(gold, found, rows.passages.no_answer_above)
-    predicted = predict_split(scorer, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
-    return score(task.metric, gold, predicted, task.labels, positive=task.spec.positive)
+    scores = word_scores(scorer, task.name, rows, chosen, share=share)
+    return family_of(task.spec).score(scores, rows, chosen, task.labels)
 
 
 def evaluate_tasks(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from mpt.data.encoded import EncodedSplit
 from mpt.data.order.batch import Batch, collate, mixed, word_rows
 from mpt.data.order.plan import greedy_cuts
+from mpt.data.windows import EncodedSplit
 from mpt.model.scorer import Scorer
 from mpt.training.workers import workers_for
 

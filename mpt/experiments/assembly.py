@@ -15,11 +15,9 @@ from mpt.base.errors import ConfigError, every
 from mpt.base.files import published_folder, write_durable
 from mpt.base.settings import BackboneSettings, StageSettings
 from mpt.base.signals import StopRequest
-from mpt.data.encoded import EncodedTask
-from mpt.data.families.encoding import encode_task
+from mpt.data.encoded import EncodedTask, Shards, encode_task
 from mpt.data.manifest.task_spec import Split
 from mpt.data.order.plan import Plan, StreamSize, TaskSize, Units
-from mpt.data.shards import Shards
 from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.model.backbone.backbone import Backbone, load_backbone

@@ -11,10 +11,11 @@ from mpt.base.errors import CheckpointError, DataError
 from mpt.base.files import replace_durable, to_json
 from mpt.base.settings import Dtype
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.of_task import family_of
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.manifest.task_spec import Split
 from mpt.data.tasks import Task, load_tasks
-from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
+from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
 from mpt.experiments.assembly import encode_tasks, make_folder, tell
@@ -139,7 +140,6 @@ def _print_comparison(
 
 
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
-    task = encoded.task
-    predicted = predict_split(saved.scorer, task.name, encoded.splits[split], family=task.spec.kind)
-    gold = encoded.gold(split, range(len(predicted)))
-    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)
+    family = family_of(encoded.task.spec)
+    predicted = predict_split(saved.scorer, encoded.task.name, encoded.splits[split], family=family)
+    return family.counts(encoded.gold(split, range(len(predicted))), predicted)

@@ -14,12 +14,12 @@ from mpt.base.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.base.files import remove_leftovers, replace_durable, to_json
 from mpt.base.strict_yaml import dump
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.metrics import Score
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.order.mixture import mixing_rates
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
-from mpt.evaluation.metrics import Score
 from mpt.experiments.assembly import (
     Resume,
     build_plan,
@@ -242,7 +242,7 @@ def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSetti
     """Mixing rates for what this run will draw: counted in words, or in word pieces where not every word is scored."""
     pieces = {one.task.name: one.train_pieces for one in tasks}
     words = {one.task.name: one.train_words for one in tasks}
-    sizes = words if all(one.task.spec.kind.unit == "words" for one in tasks) else pieces
+    sizes = words if all(one.task.spec.kind.every_word for one in tasks) else pieces
     drawn = settings.training.steps * settings.training.micro_batches * settings.training.tokens_per_micro_batch
     return mixing_rates(
         manifest.mixture,

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from mpt.base.errors import BackboneError
-from mpt.data.families.frames import label_pieces
+from mpt.data.families.texts import label_pieces
 from mpt.data.tasks import Task
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.backbone.identity import locate

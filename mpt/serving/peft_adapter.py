@@ -155,12 +155,12 @@ def unsupported(identity: BackboneIdentity) -> list[str]:
 
 def foreign_family(task: str, family: FamilyName) -> list[str]:
     """Why a head of a family is none of token classification; nothing where it is."""
-    unit = FAMILIES[family].unit
-    if unit == "words":
+    kind = FAMILIES[family]
+    if kind.every_word:
         return []
     return [
-        f'the head of task "{task}" (family {family}) scores {unit}, expected words, which is what is exchanged with '
-        "PEFT's token classification. Take a task of tags"
+        f'the head of task "{task}" (family {family}) scores {kind.unit}, expected words, which is what is exchanged '
+        "with PEFT's token classification. Take a task of tags"
     ]
 
 

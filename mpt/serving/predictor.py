@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mpt.base.errors import ConfigError
-from mpt.data.example import Example, sentence_asks
-from mpt.data.families.encoding import encode_examples
+from mpt.data.example import Example
+from mpt.data.families.of_task import family_of
 from mpt.data.formats.questions import QaSource, read_questions, write_questions
 from mpt.data.formats.readers import read_sentences
 from mpt.data.formats.source import SourceFormat
@@ -62,14 +62,11 @@ class Predictor:
             tokenizer knows nothing of.
         """
         scorer = self.saved.scorer
-        kind = self.spec.kind
-        asked = [example for example in examples if not kind.predicate or sentence_asks(example)]
-        split, notices = encode_examples(asked, self.spec, scorer.backbone.word_pieces, None)
-        predicted = predict_split(scorer, self.task, split, family=kind)
-        if len(asked) == len(examples):
-            return predicted, notices
-        found = iter(predicted)
-        return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
+        family, asks = family_of(self.spec), self.spec.kind.asks
+        asked = [example for example in examples if asks(example)]
+        split, notices = family.encode(asked, scorer.backbone.word_pieces, None)
+        found = iter(predict_split(scorer, self.task, split, family=family))
+        return [next(found) if asks(example) else ["O"] * len(example.words) for example in examples], notices
 
     def predict_file(self, path_in: Path, source: Source, path_out: Path) -> tuple[int, list[str]]:
         """Write a file's predictions in the file's own form; see `mpt.data.formats.writers.write_predictions`.

@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mpt.base.errors import BackboneError, DataError
+from mpt.data.encoded import encode_task
 from mpt.data.example import TextExample
-from mpt.data.families.encoding import encode_task
 from mpt.data.manifest.source_spec import Fields, Files
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.batch import collate

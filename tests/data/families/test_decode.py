@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpt.base.errors import MptError
-from mpt.evaluation import decode as decode_module
-from mpt.evaluation.decode import decode, decode_many
+from mpt.data.families import decode as decode_module
+from mpt.data.families.decode import decode, decode_many
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SHUFFLED = ("I-LOC", "B-PER", "O", "I-PER", "B-LOC")

@@ -3,10 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 
+from mpt.data.families.metrics import score, sentence_counts
+from mpt.data.families.spans import Argument, arguments
 from mpt.data.tags import spans
-from mpt.evaluation.bootstrap import sentence_counts
-from mpt.evaluation.metrics import score
-from mpt.evaluation.roles import Argument, arguments
 
 LABELS = ("A0", "A1", "R-A0", "C-A0", "C-A1", "C-R-A0", "V", "C-V")
 
@@ -120,7 +119,7 @@ def test_the_pieces_of_an_argument():
 @given(corpora())
 def test_equals_the_plain_count_in_every_role(corpus):
     result = score("srl_f1", *corpus)
-    assert {name: (row.tp, row.fp, row.fn) for name, row in result.types.items()} == plainly(*corpus)
+    assert {name: (row.tp, row.fp, row.fn) for name, row in result.rows.items()} == plainly(*corpus)
 
 
 @given(corpora())
@@ -147,7 +146,7 @@ def test_with_predicates_it_is_the_figure_of_seqeval(corpus):
 def test_rows_are_the_roles_in_label_order():
     labels = ["O", *(f"{prefix}-{label}" for label in ("A1", "V", "C-A1", "C-A0", "R-A0") for prefix in "BI")]
     result = score("srl_f1", tags_of("V A0"), tags_of("V A0"), labels)
-    assert list(result.types) == ["A1", "A0", "R-A0"]
+    assert list(result.rows) == ["A1", "A0", "R-A0"]
     assert result.to_json()["with_predicates"]["tp"] == 2
     assert (result.metric, result.primary) == ("srl_f1", 1.0)
 

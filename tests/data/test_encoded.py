@@ -1,8 +1,8 @@
 import pytest
 
 from mpt.base.errors import DataError
+from mpt.data.encoded import encode_task
 from mpt.data.example import Sentence
-from mpt.data.families.encoding import encode_task
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import Task
 

@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import asdict
 from time import perf_counter
 
 import pytest
@@ -10,8 +11,9 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import f1_score
 
 from mpt.base.errors import MptError
+from mpt.data.families.metrics import score
+from mpt.data.families.scores import NONE, Counts, LabelScore
 from mpt.data.tags import Span, bio_from_spans
-from mpt.evaluation.metrics import NONE, Counts, SpanScore, TagScore, score
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-misc-work", "I-misc-work")
 
@@ -71,7 +73,7 @@ def test_equals_seqeval_in_default_and_strict_mode(corpus, mode):
     theirs = classification_report(*corpus, output_dict=True, zero_division=0, **mode)
     ours = score("span_f1", *corpus)
     assert ours.primary == pytest.approx(theirs["micro avg"]["f1-score"])
-    for name, row in {**ours.types, "micro avg": ours.total}.items():
+    for name, row in {**ours.rows, "micro avg": ours.total}.items():
         assert row.support == theirs[name]["support"]
         figures = (row.precision, row.recall, row.f1)
         assert figures == pytest.approx([theirs[name][key] for key in ("precision", "recall", "f1-score")]), name
@@ -93,7 +95,7 @@ def test_gold_against_itself_is_perfect(corpus):
     gold, _ = corpus
     result = score("span_f1", gold, gold)
     assert result.primary == 1.0
-    assert not any(result.errors.to_json().values())
+    assert not any(asdict(result.errors).values())
 
 
 def spans_score(gold, predicted, length=10):
@@ -115,7 +117,7 @@ def span(kind, start, end):
     ],
 )
 def test_error_categories(gold, predicted, category):
-    errors = spans_score(gold, predicted).errors.to_json()
+    errors = asdict(spans_score(gold, predicted).errors)
     assert errors == {name: int(name == category) for name in ("type", "boundary", "both", "missed", "spurious")}
 
 
@@ -127,7 +129,7 @@ def test_spans_that_only_touch_are_not_paired():
 def test_one_prediction_over_two_gold_spans_pairs_with_the_closest_and_misses_the_other():
     gold = [span("LOC", 0, 2), span("PER", 2, 3), span("PER", 3, 6)]
     result = spans_score(gold, [span("PER", 0, 6)])
-    assert result.errors.to_json() == {"type": 0, "boundary": 1, "both": 0, "missed": 2, "spurious": 0}
+    assert asdict(result.errors) == {"type": 0, "boundary": 1, "both": 0, "missed": 2, "spurious": 0}
     assert result.confusion == {"PER": {"PER": 1, NONE: 1}, "LOC": {NONE: 1}}
 
 
@@ -161,7 +163,7 @@ def test_corpus_f1_is_not_the_mean_of_sentence_f1():
 def test_nothing_against_nothing_is_one_and_says_so():
     result = score("span_f1", [["O", "O"]], [["O", "O"]], LABELS)
     assert (result.primary, result.empty, result.total.f1, result.macro_f1) == (1.0, True, None, None)
-    assert result.types["PER"].to_json()["f1"] is None
+    assert result.rows["PER"].to_json()["f1"] is None
     nothing_found = score("span_f1", [["B-PER"]], [["O"]])
     assert (nothing_found.primary, nothing_found.empty, nothing_found.total.precision) == (0.0, False, 0.0)
     only_spurious = score("span_f1", [["O"]], [["B-PER"]])
@@ -177,15 +179,15 @@ def test_macro_is_over_types_in_gold_and_states_how_many():
 
 def test_rows_follow_the_labels_and_unknown_types_come_last_sorted():
     result = score("span_f1", [["B-b", "O"]], [["B-PER", "B-a"]], LABELS)
-    assert list(result.types) == ["PER", "LOC", "misc-work", "a", "b"]
+    assert list(result.rows) == ["PER", "LOC", "misc-work", "a", "b"]
 
 
 def test_accuracy_and_rows_by_tag():
     result = score("accuracy", [["DET", "NOUN"], ["VERB"]], [["DET", "VERB"], ["VERB"]], ("DET", "NOUN", "VERB", "X"))
     assert (result.correct, result.words, result.sentences) == (2, 3, 2)
     assert result.primary == pytest.approx(2 / 3)
-    assert result.tags["VERB"] == Counts(tp=1, fp=1, fn=0)
-    assert result.tags["X"].f1 is None
+    assert result.rows["VERB"] == Counts(tp=1, fp=1, fn=0)
+    assert result.rows["X"].f1 is None
     assert result.confusion == {"DET": {"DET": 1}, "NOUN": {"VERB": 1}, "VERB": {"VERB": 1}}
     assert (result.macro_f1, result.macro_types) == (pytest.approx((1 + 0 + 2 / 3) / 3), 3)
 
@@ -247,8 +249,8 @@ def test_unknown_metric():
 def test_json_holds_plain_values_and_reads_back():
     spans_result = score("span_f1", [["B-PER", "O"]], [["B-LOC", "O"]], LABELS)
     tags_result = score("accuracy", [["DET"]], [["NOUN"]])
-    assert isinstance(spans_result, SpanScore)
-    assert isinstance(tags_result, TagScore)
+    assert isinstance(spans_result, LabelScore) and spans_result.errors is not None
+    assert isinstance(tags_result, LabelScore) and tags_result.errors is None
     for result in (spans_result, tags_result):
         written = json.loads(json.dumps(result.to_json(), allow_nan=False))
         assert (written["metric"], written["primary"]) == (result.metric, result.primary)

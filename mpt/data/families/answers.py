@@ -15,15 +15,15 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from mpt.base.errors import MptError
-from mpt.data.encoded import EncodedSplit
 from mpt.data.families.family import Metric
+from mpt.data.windows import EncodedSplit
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 Answers = Sequence[Sequence[str]]
@@ -36,10 +36,6 @@ class Part:
     count: int
     exact_match: float | None
     f1: float | None
-
-    def to_json(self) -> dict[str, object]:
-        """Return the fields in JSON types."""
-        return {"count": self.count, "exact_match": self.exact_match, "f1": self.f1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +62,6 @@ class Best:
 
     value: float
     no_answer_above: float | None
-
-    def to_json(self) -> dict[str, object]:
-        """Return the fields in JSON types."""
-        return {"value": self.value, "no_answer_above": self.no_answer_above}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +115,7 @@ class QaScore:
             "f1": self.total.f1,
             "exact_match": self.total.exact_match,
             "sentences": self.sentences,
-            "has_answer": self.has_answer.to_json(),
-            "no_answer": self.no_answer.to_json(),
-            "best_exact_match": None if self.best_exact_match is None else self.best_exact_match.to_json(),
-            "best_f1": None if self.best_f1 is None else self.best_f1.to_json(),
+            **{name: part for name, part in asdict(self).items() if name != "total"},
         }
 
 
@@ -155,7 +144,7 @@ def score_found(gold: Answers, found: Sequence[Found], no_answer_above: float | 
     Args:
         gold: Accepted answers of each question.
         found: Of the same questions in the same order.
-        no_answer_above: See `mpt.data.encoded.Passages`.
+        no_answer_above: See `answer_of`.
     """
     total = qa_score(gold, [[answer_of(it, no_answer_above)] for it in found])
     if no_answer_above is None or not found:
@@ -210,21 +199,17 @@ def word_f1(gold: str, found: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def decode_answers(
-    scores: Sequence[Float32[np.ndarray, "W 2"]], split: EncodedSplit, examples: Int64[np.ndarray, " n"]
-) -> list[list[str]]:
-    """Return the answer of each example as one item: a part of its passage, or "" for none; see `find_answers`."""
-    assert split.passages is not None, "only questions about passages have answers"
-    return [[answer_of(it, split.passages.no_answer_above)] for it in find_answers(scores, split, examples)]
-
-
 def answer_of(found: Found, no_answer_above: float | None) -> str:
-    """The prediction: the best answer, or "" where "no answer" is above it by more than the limit."""
+    """The prediction: the best answer, or "" where "no answer" is above it by more than the limit; None is no limit."""
     return "" if no_answer_above is not None and found.above > no_answer_above else found.text
 
 
 def find_answers(
-    scores: Sequence[Float32[np.ndarray, "W 2"]], split: EncodedSplit, examples: Int64[np.ndarray, " n"]
+    scores: Sequence[Float32[np.ndarray, "W 2"]],
+    split: EncodedSplit,
+    examples: Int64[np.ndarray, " n"],
+    *,
+    max_answer: int,
 ) -> list[Found]:
     """Return the best answer of each example.
 
@@ -234,14 +219,15 @@ def find_answers(
         scores: Of every word of each example: as a start, as an end.
         split: Where the examples are from.
         examples: Their numbers.
+        max_answer: Most pieces of an answer.
 
     Raises:
         MptError: A score is not finite.
     """
-    return [_find(own, split, int(example)) for own, example in zip(scores, examples, strict=True)]
+    return [_find(own, split, int(example), max_answer) for own, example in zip(scores, examples, strict=True)]
 
 
-def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int) -> Found:
+def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int, longest: int) -> Found:
     passages = split.passages
     assert passages is not None, "only questions about passages have answers"
     if not np.isfinite(scores).all():
@@ -255,7 +241,7 @@ def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int)
     for begin, end in pairwise(bounds):
         window = scores[begin - bounds[0] : end - bounds[0]].astype(np.float64)
         nothing = min(nothing, float(window[0].sum()))
-        value, start, stop = _best_span(window[1:], passages.max_answer)
+        value, start, stop = _best_span(window[1:], longest)
         if value > best:
             best, span = value, (int(begin) + 1 + start, int(begin) + 1 + stop)
     if span is None:

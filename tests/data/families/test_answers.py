@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from mpt.base.errors import MptError
-from mpt.data.encoded import EncodedSplit, Passages, places_of
-from mpt.evaluation.answers import (
+from mpt.data.families.answers import (
     Found,
+    answer_of,
     answer_scores,
-    decode_answers,
     find_answers,
     normalised,
     qa_score,
     score_found,
     word_f1,
 )
-from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
-from mpt.evaluation.metrics import score
+from mpt.data.families.metrics import score, sentence_counts
+from mpt.data.windows import EncodedSplit, Passages, places_of
+from mpt.evaluation.bootstrap import paired_bootstrap
 
 
 def official(gold, found):
@@ -100,7 +100,7 @@ def test_the_bootstrap_resamples_the_mean_f1():
     assert paired_bootstrap(perfect, perfect, samples=9).difference == 0
 
 
-def split_of(text, windows, **limits):
+def split_of(text, windows):
     """A split of one example whose words are given as spans of characters, window by window."""
     spans = [span for window in windows for span in [(-1, -1), *window]]
     counts = [1 + len(window) for window in windows]
@@ -111,7 +111,7 @@ def split_of(text, windows, **limits):
         positions=np.zeros(len(spans), dtype=np.int32),
         word_starts=starts,
         labels=None,
-        softmax_over="window",
+        one_right=True,
         windows_of=np.array([0, len(windows)]),
         places=places_of([("x.json", 1)]),
         passages=Passages(
@@ -120,13 +120,17 @@ def split_of(text, windows, **limits):
             answers=None,
             starts=np.array([a for a, _ in spans], dtype=np.int32),
             ends=np.array([b for _, b in spans], dtype=np.int32),
-            **({"max_answer": 30, "no_answer_above": None} | limits),
         ),
     )
 
 
-def decode(split, *rows):
-    return decode_answers([np.array(rows, dtype=np.float32)], split, np.array([0]))[0][0]
+def find(split, *rows, max_answer=30):
+    (found,) = find_answers([np.array(rows, dtype=np.float32)], split, np.array([0]), max_answer=max_answer)
+    return found
+
+
+def decode(split, *rows, max_answer=30, no_answer_above=None):
+    return answer_of(find(split, *rows, max_answer=max_answer), no_answer_above)
 
 
 WORDS = [(0, 1), (2, 3), (4, 5)]
@@ -141,7 +145,7 @@ def test_the_best_span_has_its_end_at_or_behind_its_start():
 def test_an_answer_is_no_longer_than_allowed():
     rows = ((0, 0), (9, 0), (0, 1), (0, 9))
     assert decode(split_of("a b c", [WORDS]), *rows) == "a b c"
-    assert decode(split_of("a b c", [WORDS], max_answer=2), *rows) == "a b"
+    assert decode(split_of("a b c", [WORDS]), *rows, max_answer=2) == "a b"
 
 
 def test_windows_are_compared_and_never_joined():
@@ -153,17 +157,16 @@ def test_windows_are_compared_and_never_joined():
 def test_no_answer_is_the_lowest_over_windows_and_only_where_it_may_be():
     windows = [WORDS[:2], [(4, 5)]]
     high, low = ((9, 9), (1, 1), (0, 0)), ((0, 0), (1, 2))
-    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, *low) == "c"
-    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, (4, 0), *low[1:]) == ""
+    assert decode(split_of("a b c", windows), *high, *low, no_answer_above=0.0) == "c"
+    assert decode(split_of("a b c", windows), *high, (4, 0), *low[1:], no_answer_above=0.0) == ""
     assert decode(split_of("a b c", windows), *high, (4, 0), *low[1:]) == "c"
-    assert decode(split_of("a b c", windows, no_answer_above=0.0), *high, (3, 0), *low[1:]) == "c", "a tie is an answer"
+    assert decode(split_of("a b c", windows), *high, (3, 0), *low[1:], no_answer_above=0.0) == "c", "a tie is an answer"
 
 
 def test_no_answer_may_have_to_be_higher_by_more():
     rows = ((2, 2), (1, 1), (0, 0), (0, 0))
-    (found,) = find_answers([np.array(rows, dtype=np.float32)], split_of("a b c", [WORDS]), np.array([0]))
-    assert found == Found(text="a", above=2.0)
-    answers = [decode(split_of("a b c", [WORDS], no_answer_above=limit), *rows) for limit in (1.9, 2.0, -3.0)]
+    assert find(split_of("a b c", [WORDS]), *rows) == Found(text="a", above=2.0)
+    answers = [decode(split_of("a b c", [WORDS]), *rows, no_answer_above=limit) for limit in (1.9, 2.0, -3.0)]
     assert answers == ["", "a", ""]
 
 
@@ -210,7 +213,7 @@ def test_the_best_span_is_that_of_trying_all():
         pairs = [(i, j) for i in range(count) for j in range(i, min(count, i + 4))]
         every = [(float(rows[1 + i, 0]) + float(rows[1 + j, 1]), i, j) for i, j in pairs]
         _, i, j = max(every)
-        assert decode(split_of(text, [spans], max_answer=4), *rows) == text[2 * i : 2 * j + 1]
+        assert decode(split_of(text, [spans]), *rows, max_answer=4) == text[2 * i : 2 * j + 1]
 
 
 def test_scores_that_are_not_finite_are_refused():
