@@ -12,10 +12,11 @@ from pathlib import Path
 from mpt.base.errors import DataError, every
 from mpt.data.example import Example, sentence_asks
 from mpt.data.families.family import Metric
-from mpt.data.formats.hub import read_hub
-from mpt.data.formats.questions import QaSource, read_questions
-from mpt.data.formats.readers import SourceFormat, read_sentences
-from mpt.data.formats.text_readers import TextSource, read_texts
+from mpt.data.formats.layouts import Layout, read_file
+from mpt.data.formats.questions import QaSource
+from mpt.data.formats.source import SourceFormat
+from mpt.data.formats.tables import read_hub
+from mpt.data.formats.texts import TextSource
 from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
 from mpt.data.manifest.files import find_files, verify_digests
 from mpt.data.manifest.reading import Manifest
@@ -140,6 +141,13 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
     return [name for name in manifest.tasks if name in names]
 
 
+def layout_of(spec: TaskSpec, *, label: str | None = None) -> Layout:
+    """Return how a task's files are laid out; `label` is that of all texts of a file."""
+    if spec.kind.unit == "words":
+        return source_format(spec)
+    return qa_source(spec) if spec.kind.unit == "passage" else text_source(spec, label=label)
+
+
 def source_format(spec: TaskSpec) -> SourceFormat:
     """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
     columns = spec.columns
@@ -167,7 +175,7 @@ def source_format(spec: TaskSpec) -> SourceFormat:
     )
 
 
-def text_source(spec: TaskSpec, *, label: str | None = None, labelled: bool = True) -> TextSource:
+def text_source(spec: TaskSpec, *, label: str | None = None) -> TextSource:
     """Return how a task's files of whole texts are laid out; `label` is that of all texts of a file."""
     assert spec.format in ("csv", "jsonl", "text"), "the schema refuses others"
     return TextSource(
@@ -180,7 +188,6 @@ def text_source(spec: TaskSpec, *, label: str | None = None, labelled: bool = Tr
         label=label,
         each=spec.each,
         questions=spec.questions,
-        labelled=labelled,
     )
 
 
@@ -190,7 +197,7 @@ def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def qa_source(spec: TaskSpec, *, labelled: bool = True) -> QaSource:
+def qa_source(spec: TaskSpec) -> QaSource:
     """Return how a task's files of questions are read."""
     assert spec.format in ("squad", "record"), "the schema refuses others"
     return QaSource(
@@ -198,7 +205,6 @@ def qa_source(spec: TaskSpec, *, labelled: bool = True) -> QaSource:
         encoding=spec.encoding,
         no_answer=spec.no_answer,
         on_bad_answer=spec.on_bad_answer,
-        labelled=labelled,
     )
 
 
@@ -220,14 +226,10 @@ def _read(
 
 
 def _read_file(spec: TaskSpec, name: str, path: Path) -> tuple[Sequence[Example], list[str]]:
-    if spec.kind.unit == "words":
-        return read_sentences(path, source_format(spec)), []
-    if spec.kind.unit == "passage":
-        return read_questions(path, qa_source(spec))
     labels = [label for entry, label in spec.label_of.items() if fnmatchcase(name, entry)]
-    if spec.format == "text" and not labels:
+    if spec.label_of and not labels:
         raise DataError(f"{path}: no label for this file. Add label_of.{name} to the manifest")
-    return read_texts(path, text_source(spec, label=labels[0] if labels else None)), []
+    return read_file(path, layout_of(spec, label=labels[0] if labels else None))
 
 
 def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
