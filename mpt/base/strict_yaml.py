@@ -181,9 +181,14 @@ def _follow(root: Node, error: ErrorDetails) -> tuple[Node, tuple[str | int, ...
         child = node.child(item)
         if child is not None:
             node, prefix = child, (*prefix, item) if branch is None else prefix
-        elif branch is None and item != "[key]" and error["type"] != "missing":
+        elif branch is None and item != "[key]" and error["type"] != "missing" and not _is_tag(node, item):
             branch = str(item)
     return node, prefix, branch
+
+
+def _is_tag(node: Node, item: str | int) -> bool:
+    """Whether an item of a location is the tag by which a mapping told its branch, which is no choice left open."""
+    return isinstance(node.value, dict) and any(child.value == item for child in node.value.values())
 
 
 def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseModel], root: Node) -> list[str]:

@@ -135,7 +135,7 @@ def evaluate_task(
         found = find_answers(word_scores(tagger, task.name, rows, chosen, share=share), rows, chosen)
         return score_found(gold, found, rows.passages.no_answer_above)
     predicted = predict_split(tagger, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
-    return score(task.metric, gold, predicted, task.labels, positive=task.spec.positive)
+    return score(task.metric, gold, predicted, task.labels, positive=task.spec.counted_label)
 
 
 def evaluate_tasks(

@@ -136,4 +136,4 @@ def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.n
     task = encoded.task
     predicted = predict_split(saved.tagger, task.name, encoded.splits[split], family=task.spec.kind)
     gold = encoded.gold(split, range(len(predicted)))
-    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)
+    return sentence_counts(task.metric, gold, predicted, positive=task.spec.counted_label)

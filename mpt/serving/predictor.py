@@ -7,7 +7,6 @@ from mpt.base.errors import ConfigError
 from mpt.data.example import Example, sentence_asks
 from mpt.data.families.encoding import encode_examples
 from mpt.data.formats.layouts import Layout, read_file, write_file
-from mpt.data.tasks import layout_of
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
 
@@ -29,7 +28,7 @@ class Predictor:
         self.task = saved.only_task() if task is None else task
         self.spec = saved.task_spec(self.task)
         if no_answer_above is not None:
-            if not self.spec.no_answer:
+            if self.spec.no_answer_limit is None:
                 raise ConfigError(
                     f'no_answer_above: every input of task "{self.task}" has an answer, so there is no limit to set. '
                     "Leave it out, or train with no_answer: true in the manifest"
@@ -39,7 +38,7 @@ class Predictor:
     @property
     def source(self) -> Layout:
         """How the task's training files are laid out."""
-        return layout_of(self.spec)
+        return self.spec.layout()
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
         """Predict one tag for every word.

@@ -14,8 +14,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mpt.base.errors import BackboneError, DataError
 from mpt.data.example import TextExample
 from mpt.data.families.encoding import encode_task
+from mpt.data.manifest.format_specs import CsvSpec
 from mpt.data.manifest.source_spec import Fields, Files
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.batch import collate
 from mpt.data.tasks import make_task
 from mpt.model.backbone.backbone import load_backbone
@@ -45,7 +45,7 @@ def masked(tmp_path_factory):
 
 
 def spec_of(*, pair=False, words=None, template=TEMPLATE, labels="auto"):
-    return TaskSpec(
+    return CsvSpec(
         family="classification",
         format="csv",
         files=Files(train=("a.csv",), dev=("b.csv",)),

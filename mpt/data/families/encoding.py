@@ -10,6 +10,7 @@ from mpt.data.families.frames import label_pieces
 from mpt.data.families.passages import encode_questions
 from mpt.data.families.texts import encode_texts
 from mpt.data.families.tokenization import WordPieces, encode
+from mpt.data.manifest.family_specs import PredicateSpec, QaSpec, WordSpec
 from mpt.data.manifest.task_spec import Split, TaskSpec
 from mpt.data.tasks import Task
 
@@ -55,15 +56,16 @@ def encode_examples(
         DataError: An example falls under a policy of "error"; names all of them.
     """
     if spec.kind.unit == "words":
+        assert isinstance(spec, WordSpec)
         return encode(
             sentences_of(examples),
             word_pieces,
             labels,
             long=spec.long_policy,
             no_piece=spec.no_piece,
-            predicate=spec.predicate if spec.kind.predicate else None,
+            predicate=spec.predicate if isinstance(spec, PredicateSpec) and spec.kind.predicate else None,
         )
-    if spec.kind.unit == "passage":
+    if isinstance(spec, QaSpec):
         questions = [example for example in examples if isinstance(example, Question)]
         return encode_questions(questions, word_pieces, spec, labelled=labels is not None)
     texts = [example for example in examples if isinstance(example, TextExample)]

@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from mpt.base.errors import DataError
 from mpt.data.families.tokenization import WordPieces
+from mpt.data.manifest.family_specs import TextSpec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.manifest.template import MASK, PAIR, TEXT, parts_of
 
@@ -106,7 +107,7 @@ def label_pieces(spec: TaskSpec, word_pieces: WordPieces, *, task: str) -> dict[
         DataError: The backbone has no mask piece, a word is not one piece of it, two words are the same piece, or the
             template leaves too little room for texts.
     """
-    assert spec.cloze is not None, "the task has a verbalizer"
+    assert isinstance(spec, TextSpec) and spec.cloze is not None, "the task has a verbalizer"
     where = f'task "{task}"'
     if word_pieces.mask is None:
         raise DataError(

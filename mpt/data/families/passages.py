@@ -16,7 +16,7 @@ from mpt.base.errors import DataError
 from mpt.data.encoded import EncodedSplit, Passages, places_of
 from mpt.data.example import Question
 from mpt.data.families.tokenization import NOTICES_SHOWN, WordPieces
-from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.family_specs import QaSpec
 from mpt.data.ragged import starts_of
 
 START, END = 1, 2  # bits of the columns of a head
@@ -24,7 +24,7 @@ _Array = Int32[np.ndarray, " n"]
 
 
 def encode_questions(
-    questions: Sequence[Question], word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool
+    questions: Sequence[Question], word_pieces: WordPieces, spec: QaSpec, *, labelled: bool
 ) -> tuple[EncodedSplit, list[str]]:
     """Tokenise questions and passages.
 
@@ -57,7 +57,7 @@ def encode_questions(
 class _Builder:
     """Windows of one question after the other."""
 
-    def __init__(self, word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool) -> None:
+    def __init__(self, word_pieces: WordPieces, spec: QaSpec, *, labelled: bool) -> None:
         self.word_pieces, self.spec, self.labelled = word_pieces, spec, labelled
         self.room = word_pieces.room - len(word_pieces.between)
         self.pieces: list[_Array] = []
@@ -128,7 +128,7 @@ class _Builder:
                 starts=starts,
                 ends=ends,
                 max_answer=self.spec.max_answer,
-                no_answer_above=self.spec.no_answer_above if self.spec.no_answer else None,
+                no_answer_above=self.spec.no_answer_limit,
             ),
         )
 

@@ -5,7 +5,7 @@ import pytest
 
 from mpt.base.errors import ManifestError
 from mpt.data.manifest.reading import load_manifest
-from mpt.data.manifest.task_spec import Columns
+from mpt.data.manifest.source_spec import Columns
 
 REPO = Path(__file__).parents[3]
 HEAD = "version: 1\nname: demo\n"
@@ -227,8 +227,9 @@ def test_defaults_reach_every_task_that_they_mean_something_for(load):
     plain, own, slots, pos = manifest.tasks.values()
     assert (plain.scheme, plain.columns, plain.dev_fraction) == ("iob1", Columns(word=0, tag=3), 0.2)
     assert (own.scheme, own.columns, own.dev_fraction) == ("iob2", Columns(word=0, tag=1), None)
-    assert (slots.scheme, slots.columns, slots.docstart, slots.tag_scheme) == (None, None, None, "iob2")
-    assert (pos.scheme, pos.columns, pos.docstart, pos.tag_scheme) == (None, Columns(tag="upos"), None, "raw")
+    assert not {"scheme", "columns", "docstart"} & set(type(slots).model_fields) and slots.tag_scheme == "iob2"
+    assert (pos.scheme, pos.columns, pos.tag_scheme) == (None, Columns(tag="upos"), "raw")
+    assert "docstart" not in type(pos).model_fields
     assert {it.repair for it in manifest.tasks.values()} == {"begin"}
 
 
@@ -426,6 +427,7 @@ def test_defaults_reach_only_the_families_that_they_have_a_meaning_for(load):
     text += "  texts: {family: classification, format: csv, files: {train: c, dev: d}}\n"
     text += "  choices: {family: choice, format: jsonl, files: {train: e, dev: f}}\n"
     tasks = load(text).tasks
-    assert (tasks["texts"].scheme, tasks["texts"].columns, tasks["texts"].repair) == (None, None, "error")
+    assert not {"scheme", "columns", "repair"} & set(type(tasks["texts"]).model_fields)
+    assert (tasks["choices"].scheme, tasks["choices"].repair) == (None, "error")
     assert (tasks["texts"].on_unseen_label, tasks["choices"].on_unseen_label) == ("drop_sentence", "error")
     assert tasks["texts"].long_policy == tasks["choices"].long_policy == "cut"
