@@ -304,6 +304,9 @@ _HELD: Mapping[str, Callable[[Family], bool]] = {
     **FAMILY_FIELDS,
     "questions": lambda kind: kind.unit == "choices",
     "each": lambda kind: kind.unit in ("text", "choices"),
+    "columns": lambda kind: kind.unit == "words",
+    "no_answer": lambda kind: kind.unit == "passage",
+    "no_answer_above": lambda kind: kind.unit == "passage",
 }
 
 
@@ -320,7 +323,7 @@ def nonsense(field: str, family: FamilyName, form: str) -> str | None:
     """Why a field of a task says nothing in its family and format; None where it does, or where these do not fit."""
     kind, holds = FAMILIES[family], _HELD.get(field)
     lacks = field not in SPECS[form].model_fields
-    if lacks and (holds is None or field == "each"):
+    if lacks and field not in FAMILY_FIELDS and field != "questions":
         return f"has no meaning in format {form}. Remove it."
     if holds is not None and not holds(kind):
         return f"has no meaning in family {family}. Remove it."
