@@ -129,7 +129,8 @@ class TextSpec(LabelledSpec):
         return TextSource(fields=fields, **(said | layout))
 
     def _problems(self) -> dict[str, str]:
-        return super()._problems() | self._positive_problems() | self._cloze_problems()
+        problems = super()._problems()
+        return problems | self._positive_problems() | self._cloze_problems() if self.kind.unit == "text" else problems
 
     def _positive_problems(self) -> dict[str, str]:
         """What the label that `f1` counts contradicts; where labels come from train they are not known here."""
