@@ -15,7 +15,7 @@ from flops import device_named
 from job import answer
 from mpt.data.encoded import EncodedTask
 from mpt.data.example import Sentence
-from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
 from mpt.experiments.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
@@ -154,7 +154,7 @@ def synthetic_task(number: int, sentences: int, pieces: int) -> Task:
         "columns": {"word": 0, "tag": 1},
         "scheme": "iob2",
     }
-    spec = TaskSpec.model_validate(declared)
+    spec = task_spec(declared)
     words = words_of_one_piece(f"task {number}", sentences * (pieces - 2)).reshape(sentences, -1)
     train = tuple(
         Sentence(

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from mpt.base.errors import DataError
 from mpt.data.example import Example
+from mpt.data.manifest.family_specs import LabelledSpec, not_a_label
 from mpt.data.manifest.reading import Manifest
-from mpt.data.manifest.task_spec import Split, TaskSpec, not_a_label
+from mpt.data.manifest.task_spec import Split, TaskSpec
 
 MAX_LISTED = 20  # labels of a split that are named in full
 
@@ -15,7 +16,7 @@ Examples = dict[Split, list[Example]]
 _Found = tuple[str, Example, int]  # a label, the sentence it is in, the number of the word
 
 
-def rename_labels(sentences: Examples, spec: TaskSpec) -> list[str]:
+def rename_labels(sentences: Examples, spec: LabelledSpec) -> list[str]:
     """Apply `label_map` to all splits, in place; report names that occur nowhere, which are most likely misspelt."""
     if not spec.label_map:
         return []
@@ -33,15 +34,15 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
     Raises:
         DataError: Labels are `auto`, and train has none or not the one that `f1` counts.
     """
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     if spec.listed_labels is not None:
         return list(spec.listed_labels)
     kinds = list(dict.fromkeys(kind for kind, _, _ in _labels(train, spec)))
     if not kinds:
         where = manifest.locate("tasks", name)
         raise DataError(f"{where}: no word of train has a label other than O. Are columns and label_map right?")
-    if spec.positive is not None and spec.positive not in kinds:
-        raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.positive, kinds)}")
+    if spec.counted_label is not None and spec.counted_label not in kinds:
+        raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.counted_label, kinds)}")
     return kinds
 
 
@@ -60,7 +61,7 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
     Raises:
         DataError: The manifest wants an error; lists every unseen label with its first place and the line to paste.
     """
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     listed = set(kinds)
     unseen: dict[Split, list[_Found]] = {
         split: [found for found in _labels(them, spec) if found[0] not in listed] for split, them in sentences.items()
@@ -81,6 +82,12 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
             sentences[split] = [_relabelled(it, gone, spec) if id(it) in hit else it for it in sentences[split]]
             notices.append(f"words of {split} set to O: {len(found):,}, for labels that are not listed: {names}.")
     return notices
+
+
+def _labelled(manifest: Manifest, name: str) -> LabelledSpec:
+    spec = manifest.spec(name)
+    assert isinstance(spec, LabelledSpec), "asked of tasks with labels"
+    return spec
 
 
 def _tags(sentence: Example) -> tuple[str, ...]:
@@ -110,7 +117,7 @@ def _unseen_problems(
     manifest: Manifest, name: str, unseen: Mapping[Split, Sequence[_Found]], kinds: Sequence[str]
 ) -> list[str]:
     """One message for each label and split, then the line that would admit them all."""
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     source = "train has" if spec.listed_labels is None else "the manifest lists"
     problems: list[str] = []
     for split, found in unseen.items():
@@ -127,7 +134,7 @@ def _unseen_problems(
     new = dict.fromkeys(kind for found in unseen.values() for kind, _, _ in found)
     every = ", ".join(_yaml_text(kind) for kind in (*kinds, *new))
     field, remedy = "labels", f"to keep them write labels: [{every}]"
-    if spec.verbalizer:
+    if spec.cloze is not None:
         field, remedy = "verbalizer", "to keep them give each a word"
     where = manifest.locate("tasks", name, field)
     problems.append(f"{where}: {remedy}; or use label_map, or set on_unseen_label.")

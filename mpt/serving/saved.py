@@ -1,6 +1,5 @@
 """A checkpoint as a model again: backbone found and compared, task state and heads in place."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from mpt.base.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
 from mpt.base.settings import Dtype
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
 from mpt.model.backbone.backbone import load_backbone
@@ -150,4 +150,4 @@ def find_device(name: str) -> torch.device:
 
 
 def _spec(facts: Mapping[str, Any]) -> TaskSpec:
-    return TaskSpec.model_validate_json(json.dumps(facts["spec"]))
+    return task_spec(facts["spec"])

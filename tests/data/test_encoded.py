@@ -3,7 +3,7 @@ import pytest
 from mpt.base.errors import DataError
 from mpt.data.encoded import encode_task
 from mpt.data.example import Sentence
-from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.tasks import Task
 
 SPEC = {
@@ -28,7 +28,7 @@ def task(splits, **spec):
         labels=("O", "B-X", "I-X"),
         splits=splits,
         digests={},
-        spec=TaskSpec(**(SPEC | spec)),
+        spec=task_spec(SPEC | spec),
     )
 
 

@@ -17,8 +17,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mpt.base.errors import BackboneError, DataError
 from mpt.data.encoded import encode_task
 from mpt.data.example import TextExample
+from mpt.data.manifest.format_specs import CsvSpec
 from mpt.data.manifest.source_spec import Fields, Files
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.batch import collate
 from mpt.data.tasks import make_task
 from mpt.model import language_head
@@ -49,7 +49,7 @@ def masked(tmp_path_factory):
 
 
 def spec_of(*, pair=False, words=None, template=TEMPLATE, labels="auto"):
-    return TaskSpec(
+    return CsvSpec(
         family="classification",
         format="csv",
         files=Files(train=("a.csv",), dev=("b.csv",)),

@@ -17,7 +17,7 @@ from mpt.data.example import Example, Question
 from mpt.data.families.answers import Found, QaScore, answer_of, find_answers, score_found
 from mpt.data.families.task_family import Scores, TaskFamily
 from mpt.data.families.tokenization import WordPieces, capped, noticed
-from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.family_specs import QaSpec
 from mpt.data.ragged import joined, starts_of
 from mpt.data.windows import EncodedSplit, Passages, places_of
 
@@ -26,7 +26,7 @@ _Array = Int32[np.ndarray, " n"]
 
 
 def encode_questions(
-    questions: Sequence[Question], word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool
+    questions: Sequence[Question], word_pieces: WordPieces, spec: QaSpec, *, labelled: bool
 ) -> tuple[EncodedSplit, list[str]]:
     """Tokenise questions and passages.
 
@@ -60,15 +60,16 @@ class PassageFamily(TaskFamily):
     """A question has an answer that is a part of its passage, or none."""
 
     @property
-    def _no_answer_above(self) -> float | None:
-        return self.spec.no_answer_above if self.spec.no_answer else None
+    def _qa(self) -> QaSpec:
+        assert isinstance(self.spec, QaSpec), "the manifest refuses other formats"
+        return self.spec
 
     def encode(
         self, examples: Sequence[Example], word_pieces: WordPieces, labels: Sequence[str] | None
     ) -> tuple[EncodedSplit, list[str]]:
         """Windows over the passages; see `encode_questions`."""
         questions = [example for example in examples if isinstance(example, Question)]
-        return encode_questions(questions, word_pieces, self.spec, labelled=labels is not None)
+        return encode_questions(questions, word_pieces, self._qa, labelled=labels is not None)
 
     def gold(self, split: EncodedSplit, examples: Sequence[int], labels: Sequence[str]) -> list[tuple[str, ...]]:
         """The answers that are accepted."""
@@ -79,23 +80,23 @@ class PassageFamily(TaskFamily):
         self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"], labels: Sequence[str]
     ) -> list[list[str]]:
         """The answer as one item: a part of the passage, or "" for none."""
-        return [[answer_of(it, self._no_answer_above)] for it in self._find(scores, split, examples)]
+        return [[answer_of(it, self.spec.no_answer_limit)] for it in self._find(scores, split, examples)]
 
     def score(
         self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"], labels: Sequence[str]
     ) -> QaScore:
         """Judge answers, and where there may be none also with the best limit for that."""
         gold = self.gold(split, examples.tolist(), labels)
-        return score_found(gold, self._find(scores, split, examples), self._no_answer_above)
+        return score_found(gold, self._find(scores, split, examples), self.spec.no_answer_limit)
 
     def _find(self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"]) -> list[Found]:
-        return find_answers(scores, split, examples, max_answer=self.spec.max_answer)
+        return find_answers(scores, split, examples, max_answer=self._qa.max_answer)
 
 
 class _Builder:
     """Windows of one question after the other."""
 
-    def __init__(self, word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool) -> None:
+    def __init__(self, word_pieces: WordPieces, spec: QaSpec, *, labelled: bool) -> None:
         self.word_pieces, self.spec, self.labelled = word_pieces, spec, labelled
         self.room = word_pieces.room - len(word_pieces.between)
         self.pieces: list[_Array] = []

@@ -71,11 +71,11 @@ class TaskFamily:
         """Judge label scores against what is right; arguments as for `decode`."""
         predicted = self.decode(scores, split, examples, labels)
         gold = self.gold(split, examples.tolist(), labels)
-        return score(self.spec.metric, gold, predicted, labels, positive=self.spec.positive)
+        return score(self.spec.metric, gold, predicted, labels, positive=self.spec.counted_label)
 
     def counts(self, gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Float[np.ndarray, "N 3"]:
         """What the bootstrap resamples; see `mpt.data.families.metrics.sentence_counts`."""
-        return sentence_counts(self.spec.metric, gold, predicted, positive=self.spec.positive)
+        return sentence_counts(self.spec.metric, gold, predicted, positive=self.spec.counted_label)
 
 
 def gold_labels(split: EncodedSplit, examples: Sequence[int]) -> list[Int64[np.ndarray, " words"]]:

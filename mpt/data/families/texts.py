@@ -17,6 +17,7 @@ from mpt.data.example import Example, TextExample
 from mpt.data.families.decode import decode_choices
 from mpt.data.families.task_family import Scores, TaskFamily, gold_labels
 from mpt.data.families.tokenization import WordPieces, capped, noticed
+from mpt.data.manifest.family_specs import TextSpec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.manifest.template import MASK, PAIR, TEXT, parts_of
 from mpt.data.ragged import joined, starts_of
@@ -248,7 +249,7 @@ def label_pieces(spec: TaskSpec, word_pieces: WordPieces, *, task: str) -> dict[
         DataError: The backbone has no mask piece, a word is not one piece of it, two words are the same piece, or the
             template leaves too little room for texts.
     """
-    assert spec.cloze is not None, "the task has a verbalizer"
+    assert isinstance(spec, TextSpec) and spec.cloze is not None, "the task has a verbalizer"
     where = f'task "{task}"'
     if word_pieces.mask is None:
         raise DataError(

@@ -16,7 +16,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 
 from mpt.base.errors import DataError
 from mpt.data.example import Sentence
-from mpt.data.manifest.task_spec import PredicateMark
+from mpt.data.manifest.family_specs import PredicateMark
 from mpt.data.ragged import ranges, starts_of
 from mpt.data.windows import EncodedSplit, places_of
 

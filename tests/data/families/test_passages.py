@@ -9,8 +9,8 @@ from mpt.data.cache import read_tasks, text_cache
 from mpt.data.encoded import encode_task
 from mpt.data.example import Answer, Question
 from mpt.data.families.of_task import family_of
+from mpt.data.manifest.format_specs import SquadSpec
 from mpt.data.manifest.reading import load_manifest
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import load_task
 
 DATA = os.environ.get("MPT_DATA")
@@ -24,7 +24,7 @@ def question(passage, *answers, asked="is low", name="q"):
 
 
 def spec(**more):
-    return TaskSpec(family="qa", format="squad", files={"train": "s.json"}, dev_fraction=0.5, **more)
+    return SquadSpec(family="qa", format="squad", files={"train": "s.json"}, dev_fraction=0.5, **more)
 
 
 def encode(backbone, *questions, labelled=True, **more):

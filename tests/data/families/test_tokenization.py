@@ -12,7 +12,7 @@ from mpt.base.errors import DataError
 from mpt.data.example import Sentence
 from mpt.data.families import tokenization
 from mpt.data.families.tokenization import encode, windows
-from mpt.data.formats.readers import read_sentences
+from mpt.data.formats.sentences import read_sentences
 from mpt.data.formats.source import SourceFormat
 
 ROOT = Path(__file__).parents[3]

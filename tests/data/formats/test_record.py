@@ -6,7 +6,8 @@ from common.record import line, query, write
 
 from mpt.base.errors import DataError, ManifestError
 from mpt.data.families.answers import qa_score
-from mpt.data.formats.questions import QaSource, read_questions, write_questions
+from mpt.data.formats.questions import QaSource
+from mpt.data.formats.squad import read_questions, write_questions
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_task
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from mpt.base.errors import DataError
-from mpt.data.formats.hub import read_hub, read_rows
 from mpt.data.formats.source import SourceFormat
+from mpt.data.formats.tables import read_hub, read_rows
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.manifest.task_spec import HubSource
 from mpt.data.tasks import load_tasks

@@ -6,7 +6,8 @@ import pytest
 
 from mpt.base.errors import DataError
 from mpt.data.formats import source as source_module
-from mpt.data.formats.readers import SourceFormat, read_sentences, read_untagged
+from mpt.data.formats.sentences import read_sentences
+from mpt.data.formats.source import SourceFormat
 
 DATA = Path(os.environ.get("MPT_DATA") or Path(__file__).parents[3] / "../shared/data").absolute()
 BIO = {"format": "conll", "delimiter": "tab", "tag_column": 1, "scheme": "iob2"}
@@ -181,7 +182,7 @@ def test_words_cut_at_a_border_are_counted_in_the_log(read, caplog):
 )
 def test_tags_can_be_left_unread(read, content, layout):
     assert read(content, **layout)[0].tags == ("B-X",)
-    (raw,) = read_untagged(Path("f.tsv"), SourceFormat(**{**BIO, **layout}))
+    (raw,) = read_sentences(Path("f.tsv"), SourceFormat(**{**BIO, **layout}).without_gold())
     assert raw.tags is None
     assert raw.words == ("a",)
 

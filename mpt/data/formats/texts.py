@@ -1,13 +1,14 @@
 """Files of whole texts: CSV, JSON lines and plain lines, for texts with a label and for questions with choices.
 
+An object of JSON lines is an example, or holds lists every item of which is one: the answers to a passage's questions.
 Everything that is wrong in a file is found before any of it is used, and raised at once with `file:line`.
 """
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -16,13 +17,28 @@ from typing import Any, Literal
 from mpt.base.errors import DataError, every, placed
 from mpt.data.example import TextExample
 from mpt.data.families.family import Unit
-from mpt.data.formats.jsonlines import member, read_objects
-from mpt.data.formats.nested import Part, parts_of
-from mpt.data.formats.source import Problems, quoted, read_text, split_lines
+from mpt.data.formats.jsonlines import json_lines, member, parse_json, read_objects
+from mpt.data.formats.source import Problems, quoted, read_text, refuse_input, require_text, split_lines, write_text
 from mpt.data.manifest.source_spec import Fields
 
 Record = dict[str, Any]
 csv.field_size_limit(1 << 24)  # passages of books occur; the default is 128 KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one example is read from.
+
+    Attributes:
+        own: The object itself, as it stands in its line.
+        view: The line with an item in the place of each list on the way to the object: `questions.question` is the
+            question that the object belongs to.
+        place: Where it stands in the line, `questions[0].answers[1]`; "" for the line itself.
+    """
+
+    own: Record
+    view: Mapping[str, Any]
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +69,10 @@ class TextSource:
     questions: Mapping[str, str]
     labelled: bool = True
 
+    def without_gold(self) -> "TextSource":
+        """Return the layout of the same file, its labels left unread, for prediction."""
+        return replace(self, labelled=False)
+
     @property
     def separator(self) -> str:
         """The character between columns of csv."""
@@ -63,7 +83,7 @@ class TextSource:
         """Name of the label in the object that is an example."""
         return str(self.fields.label).removeprefix(f"{self.each}.")
 
-    def parts(self, record: "Record") -> list[Part]:
+    def parts(self, record: Record) -> list[Part]:
         """Return what the examples of an object are read from, and written to.
 
         Raises:
@@ -85,7 +105,7 @@ def read_texts(path: Path, source: TextSource) -> list[TextExample]:
     text = read_text(path, source.encoding)
     documents: dict[str, int] = {}
     examples: list[TextExample] = []
-    for line, record in _RECORDS[source.format](text, source, problems):
+    for line, record in _FORMATS[source.format].records(text, source, problems):
         try:
             read = partial(_example, source=source, path=str(path), line=line, documents=documents)
             examples += every(read, source.parts(record))
@@ -96,6 +116,34 @@ def read_texts(path: Path, source: TextSource) -> list[TextExample]:
         problems.add(0, "no text in this file")
     problems.raise_any()
     return examples
+
+
+def write_answers(
+    path_in: Path, source: TextSource, examples: Sequence[TextExample], answers: Sequence[str], path_out: Path
+) -> None:
+    """Write the predictions for all texts of a file.
+
+    CSV comes back with its column of labels replaced, or with one appended; JSON lines with their labels replaced or
+    added where they belong (a number where choices are numbered), also inside of lists that hold the examples; plain
+    lines become JSON lines with `text` and `label`.
+
+    Args:
+        path_in: The file that the examples were read from. It is not changed.
+        source: Its layout.
+        examples: All examples of the file, in order, as `read_texts` gave them.
+        answers: The label, or number of the choice, of each.
+        path_out: Where to write, whole or not at all; an older file is replaced.
+
+    Raises:
+        DataError: The output is the input, or cannot be written.
+    """
+    assert len(examples) == len(answers), f"{len(answers)} predictions for {len(examples)} examples"
+    refuse_input(path_in, path_out)
+    text = read_text(path_in, source.encoding)
+    by_line: dict[int, list[str]] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        by_line.setdefault(example.lines[0], []).append(answer)
+    write_text(path_out, *_FORMATS[source.format].answered(text, source, by_line))
 
 
 def _example(part: Part, *, source: TextSource, path: str, line: int, documents: dict[str, int]) -> TextExample:
@@ -142,21 +190,10 @@ def csv_rows(text: str, source: TextSource) -> Iterator[tuple[int, list[str]]]:
         before = rows.line_num
 
 
-def _json_records(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
-    yield from read_objects(text, problems)
-
-
 def _lines(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             yield number, {"text": line}
-
-
-_RECORDS: Mapping[str, Callable[[str, TextSource, Problems], Iterator[tuple[int, Record]]]] = {
-    "csv": _csv_records,
-    "jsonl": _json_records,
-    "text": _lines,
-}
 
 
 def _text(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
@@ -206,14 +243,7 @@ def _composed(record: Mapping[str, Any], name: str) -> str:
 
 
 def _string(record: Mapping[str, Any], name: str) -> str:
-    value = _inner(record, name)
-    if not isinstance(value, str):
-        raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
-    if not value.strip():
-        raise DataError(f"{name} is empty")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise DataError(f"{name} holds half of a surrogate pair, which is no character: {quoted(value)}")
-    return value
+    return require_text(_inner(record, name), name)
 
 
 def _label(record: Mapping[str, Any], name: str) -> str:
@@ -250,3 +280,92 @@ def _document(part: Part, source: TextSource, line: int, numbers: dict[str, int]
     if source.format == "text" or source.fields.document is None:
         return line if part.place else None
     return numbers.setdefault(_string(part.view, str(source.fields.document)), len(numbers))
+
+
+def parts_of(record: Record, path: str, before: str = "") -> list[Part]:
+    """Return every item of the lists that a path leads to, in order.
+
+    Args:
+        record: The line, or an object in it.
+        path: Names of fields with dots between them; what the last one names is a list, what others do an object or a
+            list as well.
+        before: Place of the object and a dot; "" for the line.
+
+    Raises:
+        DataError: A field is missing, no list, empty, or holds what is no object; all problems at once, with places.
+    """
+    name, _, rest = (path, "", "") if path in record else path.partition(".")
+    try:
+        value = member(record, name)
+    except DataError as error:
+        raise placed(error, before.removesuffix(".")) from None
+    place = before + name
+    if isinstance(value, list) and not value:
+        raise DataError(f"{place} is an empty list, which gives no example. Fill it, or remove what it belongs to")
+    if not isinstance(value, list) and not rest:
+        raise DataError(f"{place} must be a list, every item of which is an example, got {quoted(json.dumps(value))}")
+    items = enumerate(value) if isinstance(value, list) else [(None, value)]
+    found = every(lambda item: _inside(place if item[0] is None else f"{place}[{item[0]}]", item[1], rest), items)
+    return [replace(part, view={**record, name: part.view}) for parts in found for part in parts]
+
+
+def _inside(place: str, item: Any, rest: str) -> list[Part]:
+    if not isinstance(item, dict):
+        raise DataError(f"{place} must be an object, got {quoted(json.dumps(item))}")
+    return parts_of(item, rest, f"{place}.") if rest else [Part(own=item, view=item, place=place)]
+
+
+def _answered_objects(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> tuple[str, str]:
+    objects: list[Record] = []
+    for number, line in enumerate(split_lines(text), 1):
+        if number not in answers:
+            continue
+        record: Record = {"text": line} if source.format == "text" else parse_json(line)
+        for part, answer in zip(source.parts(record), answers[number], strict=True):
+            gold = part.own.get(source.label_name)
+            part.own[source.label_name] = _typed(answer, gold, numbered=source.unit == "choices")
+        objects.append(record)
+    return json_lines(objects), "utf-8"
+
+
+def _typed(answer: str, gold: object, *, numbered: bool) -> object:
+    """A prediction in the JSON type that labels have in the file."""
+    if isinstance(gold, bool) and answer in ("true", "false"):
+        return answer == "true"
+    return int(answer) if numbered or (isinstance(gold, int) and answer.isdigit()) else answer
+
+
+def _answered_rows(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> tuple[str, str]:
+    """All rows again, quoted where the layout has quotes and a field needs them."""
+    rows = [(line, row) for line, row in csv_rows(text, source) if row]
+    name = source.fields.label
+    names = rows[0][1]
+    column = name if isinstance(name, int) else names.index(name) if name in names else len(names)
+    out = StringIO()
+    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    writer = csv.writer(
+        out, delimiter=source.separator, quoting=quoting, lineterminator="\n", quotechar='"' if source.quoted else None
+    )
+    for line, row in rows:
+        writer.writerow([*row[:column], *answers.get(line, [str(name)]), *row[column + 1 :]])
+    return out.getvalue(), source.encoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFormat:
+    """What reads and writes a format.
+
+    Attributes:
+        records: Yields line number and object of what the examples are in.
+        answered: The text again with predictions by line, and the encoding to write it in.
+    """
+
+    records: Callable[[str, TextSource, Problems], Iterator[tuple[int, Record]]]
+    answered: Callable[[str, TextSource, Mapping[int, Sequence[str]]], tuple[str, str]]
+
+
+_FORMATS: Mapping[str, TextFormat] = {
+    "csv": TextFormat(records=_csv_records, answered=_answered_rows),
+    "jsonl": TextFormat(records=lambda text, _, problems: read_objects(text, problems), answered=_answered_objects),
+    "text": TextFormat(records=_lines, answered=_answered_objects),
+}

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpt.base.errors import DataError
-from mpt.data.formats.readers import SourceFormat, read_sentences
-from mpt.data.formats.writers import write_predictions
+from mpt.data.formats.sentences import read_sentences, write_predictions
+from mpt.data.formats.source import SourceFormat
 
 DATA = Path(os.environ.get("MPT_DATA") or Path(__file__).parents[3] / "../shared/data").absolute()
 BIO = {"format": "conll", "delimiter": "tab", "tag_column": 1, "scheme": "iob2"}
@@ -25,7 +25,7 @@ def predict(content: str | bytes, tags: list[str] | None = None, **layout) -> by
     """Write predictions for a file: the given tags, sentence by sentence, or its own gold."""
     path, source = Path("in"), SourceFormat(**{**BIO, **layout})
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    sentences = read_sentences(path, source if tags is None else source.without_tags())
+    sentences = read_sentences(path, source if tags is None else source.without_gold())
     predicted = [sentence.tags or () for sentence in sentences] if tags is None else [line.split() for line in tags]
     write_predictions(path, source, sentences, predicted, Path("out"))
     assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
@@ -69,7 +69,7 @@ def test_any_file_comes_back_with_only_its_tags_changed(lines, end, final):
     Path("out").unlink(missing_ok=True)
     source = SourceFormat(**BIO)
     Path("in").write_bytes(content.encode())
-    sentences = read_sentences(Path("in"), source.without_tags())
+    sentences = read_sentences(Path("in"), source.without_gold())
     write_predictions(Path("in"), source, sentences, [("B-Z",) * len(s.words) for s in sentences], Path("out"))
     replaced = [line.partition("\t")[0] + "\tB-Z" if line.strip() else line for line in ["a\tO", *lines]]
     assert Path("out").read_bytes().decode() == end.join(replaced) + end * final

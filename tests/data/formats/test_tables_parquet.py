@@ -7,8 +7,9 @@ import pytest
 from pyarrow import parquet
 
 from mpt.base.errors import DataError
-from mpt.data.formats import parquet as module
-from mpt.data.formats.readers import SourceFormat, read_sentences
+from mpt.data.formats import tables as module
+from mpt.data.formats.sentences import read_sentences
+from mpt.data.formats.source import SourceFormat
 
 ROWS = {"tokens": [["Ada", "in"], ["Kiev"], ["Bob"]], "tags": [["B-PER", "O"], ["B-LOC"], ["B-PER"]]}
 
