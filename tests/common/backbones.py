@@ -48,7 +48,7 @@ LAYERS, HEADS, HIDDEN, POSITIONS = 3, 4, 32, 64
 
 prefix_tuning = pytest.mark.skipif(
     "past_key_values" not in signature(BertModel.forward).parameters,
-    reason="transformers from 5.24 on calls past_key_values cache, and PEFT 0.21's prefix tuning looks for the old name",
+    reason="transformers from 5.24 on calls past_key_values cache; PEFT 0.21's prefix tuning looks for the old name",
 )
 """Of tests that run PEFT's prefix tuning."""
 
