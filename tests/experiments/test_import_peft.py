@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from common.backbones import prefix_tuning
 from common.prompts import random_batch
 from common.runs import quiet, run_pretrain, run_transfer, write_bert
 from safetensors.torch import load_file, save_file
@@ -179,6 +180,7 @@ def test_an_existing_folder_is_left_alone(world, adapter, tmp_path):
         imported(world, adapter, tmp_path / "back")
 
 
+@prefix_tuning
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("projection", [False, True])
 def test_the_scores_are_those_of_what_peft_saved(world, tmp_path, projection):

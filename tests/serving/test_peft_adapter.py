@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from common.backbones import prefix_tuning
 from common.prompts import LABELS, random_bank, random_batch, tagger_of
 from safetensors.torch import load_file, save_file
 
@@ -232,6 +233,7 @@ def word_scores(model, batch):
     return logits.flatten(0, 1)[batch.words_M]
 
 
+@prefix_tuning
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp_path, kind):
@@ -250,6 +252,7 @@ def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp
     torch.testing.assert_close(word_scores(model, batch), ours, atol=1e-5, rtol=1e-4)
 
 
+@prefix_tuning
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_peft_scores_differently_where_an_export_is_refused(peft, load, tiny_folder, tmp_path):
     """The twin: the same prompt with unshifted positions is another function."""
