@@ -18,7 +18,9 @@ from mpt.data.example import Sentence
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
+from mpt.experiments.execution import build_plan
+from mpt.experiments.inputs import encode_tasks, open_backbone
+from mpt.experiments.prompts import prompt_shape
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger

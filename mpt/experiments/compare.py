@@ -18,8 +18,9 @@ from mpt.base.settings import PromptTrainingSettings
 from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
-from mpt.experiments.assembly import Resume, open_backbone, open_results, tell
+from mpt.experiments.inputs import open_backbone
 from mpt.experiments.pretrain import pretrain
+from mpt.experiments.run_folder import Resume, open_results
 from mpt.experiments.settings import CompareSettings, load_pretrain_settings
 from mpt.experiments.start import Start, require_trainable, start_from
 from mpt.experiments.tables import BESIDE, Run, figure, markdown, to_csv
@@ -39,6 +40,7 @@ from mpt.serving.saved import SavedModel, open_saved
 from mpt.training.engines import Engine, find_engine
 from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.training.ranks import require_alike, together
+from mpt.training.runlog import tell
 
 PRETRAINED = "pretrained"
 

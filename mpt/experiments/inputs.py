@@ -1,16 +1,51 @@
-"""What a run is trained and scored on: the tasks of its mixture as word pieces."""
+"""What a run works on: the backbone, and tasks as its word pieces."""
 
 from collections.abc import Sequence
 
 from accelerate import Accelerator
 
 from mpt.base.disk_cache import default_folder
+from mpt.base.errors import every
 from mpt.base.settings import BackboneSettings
 from mpt.data.cache import read_tasks, text_cache
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.encoding import encode_task
 from mpt.data.manifest.reading import Manifest
-from mpt.model.backbone.backbone import Backbone
+from mpt.data.tasks import Task
+from mpt.model.backbone.backbone import Backbone, load_backbone
+from mpt.model.backbone.probe import probe
+from mpt.model.backbone.sharding import Sharding
 from mpt.training.ranks import one_first
+
+
+def open_backbone(
+    settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator, sharding: Sharding | None = None
+) -> Backbone:
+    """Load the backbone on this rank's device and prove that it listens to prompts."""
+    backbone = load_backbone(
+        settings.reference,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        prompt_length=prompt_length,
+        shifted=settings.positions == "shifted",
+        longest_window=settings.longest_window,
+        word_state=settings.word_state,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        device=accelerator.device,
+        sharding=sharding,
+    )
+    probe(backbone)
+    return backbone
+
+
+def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[EncodedTask], list[str]]:
+    """Encode all splits of all tasks; returns notices too.
+
+    Raises:
+        DataError: With the problems of all tasks.
+    """
+    encoded = every(lambda task: encode_task(task, backbone.word_pieces), tasks)
+    return [task for task, _ in encoded], [notice for _, said in encoded for notice in said]
 
 
 def open_tasks(

@@ -20,22 +20,10 @@ from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task, chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.evaluation.metrics import Score
-from mpt.experiments.assembly import (
-    Resume,
-    build_plan,
-    cost_of,
-    describe_cost,
-    describe_size,
-    execute,
-    keep_trunk,
-    new_bank,
-    open_backbone,
-    open_run_folder,
-    prompt_shape,
-    sharing,
-    tell,
-)
-from mpt.experiments.inputs import open_tasks
+from mpt.experiments.execution import build_plan, cost_of, describe_cost, describe_size, execute, sharing
+from mpt.experiments.inputs import open_backbone, open_tasks
+from mpt.experiments.prompts import new_bank, prompt_shape
+from mpt.experiments.run_folder import Resume, open_run_folder
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.language_head import new_heads, verbalizer_notices
@@ -48,6 +36,7 @@ from mpt.training.identity import identity_of
 from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.training.loop import Progress
 from mpt.training.ranks import Share, require_alike, together
+from mpt.training.runlog import tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +95,9 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
             _open_folder(folder, ready, resume=resume)
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
-    backbone = ready.tagger.backbone
-    dropout = settings.training.backbone_dropout
-    tasks, said = keep_trunk(
-        ready.tasks, backbone, [ready.shape], settings.backbone, accelerator, backbone_dropout=dropout
-    )
-    tell(console, said)
     progress = execute(
         ready.tagger,
-        tasks,
+        ready.tasks,
         ready.plan,
         settings,
         accelerator=accelerator,
@@ -126,7 +109,7 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
         checkpoint=ready.checkpoint,
     )
     with sharing(settings, accelerator, engine) as share:
-        scores = _conclude(ready.tagger, tasks, progress, folder, share, console=console)
+        scores = _conclude(ready.tagger, ready.tasks, progress, folder, share, console=console)
     for tracker in accelerator.trackers:
         tracker.finish()  # the launch goes on: a comparison has more to do
     return scores

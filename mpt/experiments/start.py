@@ -8,8 +8,8 @@ from mpt.base.errors import CheckpointError, ConfigError, LaunchError
 from mpt.base.settings import BackboneSettings, PromptSettings, PromptTrainingSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import new_bank, new_network, prompt_shape
 from mpt.experiments.methods import METHODS, Method
+from mpt.experiments.prompts import new_bank, new_network, prompt_shape
 from mpt.experiments.settings import LoraSettings, TrialSettings
 from mpt.experiments.target_head import build_head
 from mpt.model.backbone.backbone import Backbone

@@ -12,12 +12,8 @@ from mpt.base.files import replace_durable, to_json
 from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, load_tasks
-from mpt.experiments.assembly import (
-    Resume,
-    open_results,
-    tell,
-)
 from mpt.experiments.comparison import TRANSFER, Result, comparison_json, comparison_markdown, comparison_table
+from mpt.experiments.run_folder import Resume, open_results
 from mpt.experiments.settings import TransferSettings
 from mpt.experiments.start import require_trainable, start_from
 from mpt.experiments.target_head import build_head
@@ -38,6 +34,7 @@ from mpt.training.checkpoint import verify
 from mpt.training.engines import find_engine
 from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.training.ranks import require_alike, together
+from mpt.training.runlog import tell
 
 
 def transfer(

@@ -18,8 +18,9 @@ from mpt.data.manifest.reading import Manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.assembly import build_plan, cost_of, encode_tasks, execute, keep_trunk, sharing, tell
 from mpt.experiments.comparison import Result
+from mpt.experiments.execution import build_plan, cost_of, execute, sharing
+from mpt.experiments.inputs import encode_tasks
 from mpt.experiments.methods import METHODS
 from mpt.experiments.settings import TrialSettings
 from mpt.experiments.start import Start, adaptation_facts, new_tagger
@@ -134,16 +135,6 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         task = replace(task, splits={**task.splits, "train": train})
     (encoded,), _ = encode_tasks([task], start.backbone)
     tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
-    shapes = [] if tagger.bank is None else tagger.bank.shapes
-    (encoded,), notices = keep_trunk(
-        [encoded],
-        tagger.backbone,
-        shapes,
-        start.backbone_settings,
-        session.accelerator,
-        backbone_dropout=settings.training.backbone_dropout,
-    )
-    tell(session.console, notices)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     progress = execute(
         tagger,

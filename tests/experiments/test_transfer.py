@@ -410,7 +410,7 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
         runs.append(run)
         return real(run, checkpoint)
 
-    monkeypatch.setattr("mpt.experiments.assembly.train", spy)
+    monkeypatch.setattr("mpt.experiments.execution.train", spy)
     run_transfer(world, tmp_path / "results", baselines=(), seeds=(0,), evaluation__every_steps=3)
     (run,) = runs
     run_folder = tmp_path / "results" / "firms-20" / "transfer" / "seed-0"
