@@ -18,7 +18,7 @@ from mpt.base.settings import PromptTrainingSettings
 from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
-from mpt.experiments.inputs import open_backbone
+from mpt.experiments.inputs import Inputs, open_backbone
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.run_folder import Resume, open_results
 from mpt.experiments.settings import CompareSettings, load_pretrain_settings
@@ -78,7 +78,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     start = _start(common, pretrained, accelerator, engine)
     with together(accelerator):
         tell(console, verbalizer_notices(start.backbone, tasks))
-    runs: list[Run] = []
+    inputs, runs = Inputs(), list[Run]()
     for name, settings in rows.items():
         session = Session(
             start=_for_row(start, settings, _method(name, settings)),
@@ -88,6 +88,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
             engine=engine,
             console=console,
             folder=folder,
+            inputs=inputs,
         )
         runs += _run_row(session, name, settings, wanted)
         with together(accelerator):

@@ -97,8 +97,9 @@ def execute(
     identity: Mapping[str, Any],
     title: str | None,
     checkpoint: Checkpoint | None = None,
+    resumable: bool = True,
 ) -> Progress:
-    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop.train`."""
+    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop`."""
     log = RunLog(
         folder,
         console=console,
@@ -124,6 +125,7 @@ def execute(
             workers=share.workers,
             engine=engine,
             stop=stop,
+            resumable=resumable,
         )
         with lost_after(accelerator, settings.training.timeout_seconds):
             return train(run, checkpoint)

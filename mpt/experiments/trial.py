@@ -4,23 +4,24 @@ Every comparison of methods is made of trials, so all methods have the same trai
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
 from mpt.base.files import remove_folder, replace_durable, to_json
 from mpt.base.settings import TransferOptimizerSettings
-from mpt.data.encoded import EncodedTask
+from mpt.data.encoded import EncodedTask, select
 from mpt.data.manifest.reading import Manifest
-from mpt.data.splits import sample_sentences
+from mpt.data.splits import sample_indices
 from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.experiments.comparison import Result
 from mpt.experiments.execution import build_plan, cost_of, execute, sharing
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.inputs import Inputs
 from mpt.experiments.methods import METHODS
 from mpt.experiments.settings import TrialSettings
 from mpt.experiments.start import Start, adaptation_facts, new_tagger
@@ -63,6 +64,7 @@ class Session:
     engine: Engine
     console: Console
     folder: Path
+    inputs: Inputs = field(default_factory=Inputs)
 
 
 def experiment_name(task: str, shots: int | None) -> str:
@@ -75,10 +77,15 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
     _fresh_folder(session.accelerator, folder)
     tagger, progress, encoded = train_trial(session, trial, folder)
     assert progress.best is not None
-    tested = session.settings.test and "test" in encoded.splits
+    tested = session.settings.test and "test" in trial.task.splits
+    word_pieces = tagger.backbone.word_pieces
     with sharing(session.settings, session.accelerator, session.engine) as share:
         dev = evaluate_task(tagger, encoded, "dev", share=share)
-        test = evaluate_task(tagger, encoded, "test", share=share) if tested else None
+        test = (
+            evaluate_task(tagger, session.inputs.of(trial.task, word_pieces, "test"), "test", share=share)
+            if tested
+            else None
+        )
     result = Result(
         task=trial.task.name,
         shots=trial.shots,
@@ -130,10 +137,11 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
             "training": session.settings.training.model_copy(update={"seed": trial.seed}),
         }
     )
+    encoded = session.inputs.of(task, start.backbone.word_pieces, "train", "dev")
     if trial.shots is not None:
-        train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
-        task = replace(task, splits={**task.splits, "train": train})
-    (encoded,), _ = encode_tasks([task], start.backbone)
+        chosen = sample_indices(task.splits["train"], trial.shots, seed=trial.seed)
+        train = select(encoded.splits["train"], np.array(chosen))
+        encoded = replace(encoded, splits={**encoded.splits, "train": train})
     tagger = new_tagger(start, encoded, method=method, seed=trial.seed, settings=settings)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     progress = execute(
@@ -147,6 +155,7 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Ta
         folder=folder,
         identity=_identity(session, trial, start, tagger, settings),
         title=trial.title if session.console.is_terminal else None,
+        resumable=False,
     )
     return tagger, progress, encoded
 
