@@ -15,7 +15,6 @@ from mpt.base.settings import (
     TransferOptimizerSettings,
 )
 from mpt.examples.synthetic import write_synthetic
-from mpt.experiments.comparison import Result
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.settings import (
     PretrainSettings,
@@ -24,6 +23,7 @@ from mpt.experiments.settings import (
     TransferTrainingSettings,
     TuningSettings,
 )
+from mpt.experiments.tables import Result
 from mpt.experiments.transfer import transfer
 from mpt.training.launch import SLOW, bfloat16_slowdown
 

@@ -4,7 +4,7 @@ Every comparison of methods is made of trials, so all methods have the same trai
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +19,6 @@ from mpt.data.manifest.reading import Manifest
 from mpt.data.splits import sample_indices
 from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.comparison import Result
 from mpt.experiments.execution import build_plan, cost_of, execute, sharing
 from mpt.experiments.inputs import Inputs
 from mpt.experiments.methods import METHODS
@@ -55,7 +54,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What all trials of a call share."""
+    """What all trials of a row share.
+
+    Attributes:
+        start: Where its models start.
+        settings: Of the row.
+        manifest: Declares the tasks.
+        accelerator, engine, console: Of the call.
+        inputs: Tasks as word pieces, of all rows.
+    """
 
     start: Start
     settings: TrialSettings
@@ -63,7 +70,6 @@ class Session:
     accelerator: Accelerator
     engine: Engine
     console: Console
-    folder: Path
     inputs: Inputs = field(default_factory=Inputs)
 
 
@@ -72,31 +78,28 @@ def experiment_name(task: str, shots: int | None) -> str:
     return task if shots is None else f"{task}-{shots}"
 
 
-def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
-    """Train one model that counts, score dev and, once, test, and leave a run folder."""
+def run_trial(session: Session, trial: Trial, folder: Path) -> dict[str, Any]:
+    """Train one model that counts, score dev and, once, test, and leave a run folder; returns what it says."""
     _fresh_folder(session.accelerator, folder)
     tagger, progress, encoded = train_trial(session, trial, folder)
     assert progress.best is not None
-    tested = session.settings.test and "test" in trial.task.splits
-    word_pieces = tagger.backbone.word_pieces
+    task, test = trial.task, None
     with sharing(session.settings, session.accelerator, session.engine) as share:
         dev = evaluate_task(tagger, encoded, "dev", share=share)
-        test = (
-            evaluate_task(tagger, session.inputs.of(trial.task, word_pieces, "test"), "test", share=share)
-            if tested
-            else None
-        )
-    result = Result(
-        task=trial.task.name,
-        shots=trial.shots,
-        method=trial.method,
-        seed=trial.seed,
-        metric=trial.task.metric,
-        dev=dev.primary,
-        test=None if test is None else test.primary,
-    )
+        if session.settings.test and "test" in task.splits:
+            encoded = session.inputs.of(task, tagger.backbone.word_pieces, "test")
+            test = evaluate_task(tagger, encoded, "test", share=share)
+    result = {
+        "task": task.name,
+        "shots": trial.shots,
+        "method": trial.method,
+        "seed": trial.seed,
+        "metric": task.metric,
+        "dev": dev.primary,
+        "test": None if test is None else test.primary,
+    }
     record: dict[str, Any] = {
-        "result": asdict(result),
+        "result": result,
         "best_step": progress.history[progress.best]["step"],
         "optimizer": trial.optimizer.model_dump(mode="json"),
         "trained_parameters": sum(parameter.numel() for parameter in tagger.trained),
@@ -110,7 +113,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
             replace_durable(folder / RESULT_FILE, to_json(record))
     shown = "" if test is None else f", test {100 * test.primary:.1f}"
     session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
-    return result
+    return record
 
 
 def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Tagger, Progress, EncodedTask]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mpt.base.errors import BackboneError, CheckpointError
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
-from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
 from mpt.model.language_head import new_heads
@@ -68,6 +68,7 @@ def open_saved(
     reference: str | None = None,
     device: torch.device | str = "cpu",
     sharding: Sharding | None = None,
+    over: Backbone | None = None,
 ) -> SavedModel:
     """Load a run's best checkpoint, or a given one, for use.
 
@@ -76,6 +77,7 @@ def open_saved(
         reference: Where the backbone lies now, when it has moved; its content must be the same.
         device: Where to put it.
         sharding: Spread the backbone over the ranks; None has all of it on every rank.
+        over: The same backbone, which is in memory already; None loads it.
 
     Raises:
         CheckpointError: Damaged, or the backbone is another one than it was made for.
@@ -87,7 +89,7 @@ def open_saved(
     shapes = [_shape(values) for values in checkpoint.identity["prompts"]]
     shallow = ShallowPrompt(checkpoint.prompts[SHALLOW]) if SHALLOW in checkpoint.prompts else None
     try:
-        backbone = load_backbone(
+        backbone = over or load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
             dtype=saved["dtype"],

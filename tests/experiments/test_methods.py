@@ -71,7 +71,6 @@ def session(world, tmp_path_factory):
         accelerator=build_accelerator(folder),
         engine=Engine(),
         console=quiet(),
-        folder=folder,
     )
 
 
@@ -83,7 +82,7 @@ def tensors_of(backbone):
 
 
 @pytest.fixture(scope="module")
-def done(session):
+def done(session, tmp_path_factory):
     """Folder, losses, model and its start of a trial of each method, all over one backbone, one after the other."""
     (task,), _ = load_tasks(session.manifest)
     before = tensors_of(session.start.backbone)
@@ -98,7 +97,7 @@ def done(session):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trials, "execute", spied)
-            folder = session.folder / f"{method}-{len(runs)}"
+            folder = tmp_path_factory.mktemp("runs") / f"{method}-{len(runs)}"
             trial = Trial(task=task, shots=None, method=method, seed=0, optimizer=session.settings.optimizer)
             result = run_trial(session, trial, folder)
         runs.setdefault(method, []).append((folder, starts[0], models[0], result))

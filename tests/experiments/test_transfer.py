@@ -17,6 +17,7 @@ from mpt.experiments import transfer as stage
 from mpt.experiments import trial as trials
 from mpt.experiments import tuning as rates
 from mpt.experiments.settings import TuningSettings
+from mpt.experiments.tables import Result
 from mpt.serving.saved import open_saved
 from mpt.training import loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
@@ -59,6 +60,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def results_in(folder):
+    """What `results.json` says of each run; results that were measured at different times are equal."""
+    return [Result(**run) for run in read(folder / "results.json")["runs"]]
+
+
 def runs_of(folder):
     """Identity of every run's best checkpoint, by method and seed."""
     return {
@@ -81,8 +87,10 @@ def test_every_method_and_seed_has_a_result(done):
         "firms-20",
         "init_from.json",
         "manifest.json",
+        "results.csv",
         "results.json",
         "results.md",
+        "results.png",
     ]
 
 
@@ -139,8 +147,7 @@ def test_all_methods_train_equally_long_at_equal_rates_on_the_same_sentences(don
 
 def test_the_stage_is_deterministic(world, done, tmp_path):
     run_transfer(world, tmp_path / "again", baselines=("scratch", "head"))
-    ours, theirs = (read(folder / "results.json") for folder in (tmp_path / "again", done[0]))
-    assert ours["runs"] == theirs["runs"]
+    assert results_in(tmp_path / "again") == results_in(done[0]) == done[1]
 
 
 # Where a method starts from
@@ -384,7 +391,7 @@ def test_resuming_keeps_what_is_finished_and_redoes_the_run_that_was_cut_off(wor
         ("transfer", 1),
     ]
     assert results == done[1]
-    assert read(folder / "results.json")["runs"] == read(done[0] / "results.json")["runs"]
+    assert results_in(folder) == results_in(done[0])
 
 
 def test_resuming_a_finished_comparison_trains_nothing(world, done, tmp_path, monkeypatch):

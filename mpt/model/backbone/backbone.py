@@ -192,9 +192,16 @@ def _identify(folder: Path, reference: str, revision: str | None, architecture: 
         reference=reference,
         revision=revision,
         architecture=architecture,
-        weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
-        tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
+        **digests(folder),
     )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What a backbone's files are, as an identity has it; needs no model in memory."""
+    return {
+        "weights_sha256": _digest(folder, ["config.json", "*.safetensors"]),
+        "tokenizer_sha256": _digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
+    }
 
 
 def locate(reference: str, revision: str | None) -> Path:
