@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mpt.base.files import to_json
-from mpt.experiments.compare import Row, begin, open_comparison, require_heads, run_rows, write_results
+from mpt.experiments.comparison import Row, begin, open_comparison, require_heads, run_rows, write_results
 from mpt.experiments.methods import TRANSFER
 from mpt.experiments.run_folder import Resume
 from mpt.experiments.settings import TransferSettings
@@ -61,7 +61,7 @@ def transfer(
         require_heads(rows, call.tasks)
         given = {"init_from.json": to_json({"sha256": verify(saved.folder), "tasks": list(saved.tasks)})}
         notices = verbalizer_notices(start.backbone, call.tasks)
-    begin(call, settings, given, dtype=start.backbone_settings.dtype, notices=notices, resume=resume)
+    begin(call, given, dtype=start.backbone_settings.dtype, notices=notices, resume=resume)
     title = f"from {saved.folder}"
     origin = {"folder": str(saved.folder), "tasks": list(saved.tasks)}
 
