@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from accelerate import Accelerator
+from mpt.experiments.prompts import prompt_shape
 
 from clock import describe_machine, peak_memory_mib
 from corpus import PLACES, words_of_one_piece
@@ -18,7 +19,8 @@ from mpt.data.example import Sentence
 from mpt.data.manifest.format_specs import task_spec
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import build_plan, encode_tasks, open_backbone, prompt_shape
+from mpt.experiments.execution import build_plan
+from mpt.experiments.inputs import encode_tasks, open_backbone
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger

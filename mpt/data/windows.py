@@ -5,12 +5,12 @@ whole, and so has every choice; in a passage every piece is one that an answer m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from mpt.data.ragged import ranges
+from mpt.data.ragged import ranges, starts_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,14 @@ class Places:
         """Number of examples."""
         return len(self.lines)
 
+    def of(self, example: int) -> tuple[str, int]:
+        """File and line of an example's first word."""
+        return self.paths[self.files[example]], int(self.lines[example])
+
     def where(self, example: int) -> str:
-        """`file:line` of an example's first word."""
-        return f"{self.paths[self.files[example]]}:{self.lines[example]}"
+        """The same as `file:line`."""
+        path, line = self.of(example)
+        return f"{path}:{line}"
 
 
 def places_of(places: Sequence[tuple[str, int]]) -> Places:
@@ -155,3 +160,41 @@ class EncodedSplit:
     def examples_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
         """The example that each of some windows is part of."""
         return np.searchsorted(self.windows_of, windows, side="right") - 1
+
+
+def select(split: EncodedSplit, examples: Int64[np.ndarray, " n"]) -> EncodedSplit:
+    """Some examples of a split, in the given order: the same arrays as if they alone had been encoded."""
+    windows = ranges(split.windows_of[examples], np.diff(split.windows_of)[examples])
+    pieces = ranges(split.piece_starts[windows], split.window_pieces[windows])
+    words = ranges(split.word_starts[windows], split.window_words[windows])
+    segments = None if split.segments is None else split.segments[pieces]
+    return replace(
+        split,
+        pieces=split.pieces[pieces],
+        piece_starts=starts_of(split.window_pieces[windows]),
+        segments=segments if segments is not None and segments.any() else None,
+        positions=split.positions[words],
+        widths=None if split.widths is None else split.widths[words],
+        word_starts=starts_of(split.window_words[windows]),
+        labels=None if split.labels is None else split.labels[words],
+        windows_of=starts_of(np.diff(split.windows_of)[examples]),
+        places=places_of([split.places.of(example) for example in examples.tolist()]),
+        passages=None if split.passages is None else _select_passages(split.passages, examples, words),
+    )
+
+
+def _select_passages(
+    passages: Passages, examples: Int64[np.ndarray, " n"], words: Int64[np.ndarray, " words"]
+) -> Passages:
+    numbers: dict[str, int] = {}
+    texts = (passages.texts[passage] for passage in passages.of[examples].tolist())
+    of = [numbers.setdefault(text, len(numbers)) for text in texts]
+    answers = passages.answers
+    return replace(
+        passages,
+        texts=tuple(numbers),
+        of=np.array(of, dtype=np.int32),
+        answers=None if answers is None else tuple(answers[example] for example in examples.tolist()),
+        starts=passages.starts[words],
+        ends=passages.ends[words],
+    )

@@ -12,7 +12,6 @@ from mpt.base.settings import (
     TrainingSettings,
 )
 from mpt.examples.synthetic import write_synthetic
-from mpt.experiments.comparison import Result
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.settings import (
     PretrainSettings,
@@ -21,6 +20,7 @@ from mpt.experiments.settings import (
     TransferTrainingSettings,
     TuningSettings,
 )
+from mpt.experiments.tables import Result
 from mpt.experiments.transfer import transfer
 
 # Small enough for five minutes on two cores; sentences of a dozen words need no more tokens in a step.

@@ -18,9 +18,11 @@ from mpt.data.tasks import Task, load_tasks
 from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
-from mpt.experiments.assembly import encode_tasks, make_folder, tell
+from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.run_folder import make_folder
 from mpt.serving.saved import SavedModel, find_device, open_saved
 from mpt.training.checkpoint import differences
+from mpt.training.runlog import tell
 
 
 def evaluate(

@@ -20,20 +20,10 @@ from mpt.data.order.mixture import mixing_rates
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
-from mpt.experiments.assembly import (
-    Resume,
-    build_plan,
-    cost_of,
-    describe_cost,
-    describe_size,
-    execute,
-    open_backbone,
-    open_run_folder,
-    sharing,
-    tell,
-)
-from mpt.experiments.inputs import open_tasks
+from mpt.experiments.execution import build_plan, cost_of, describe_cost, describe_size, execute, sharing
+from mpt.experiments.inputs import open_backbone, open_tasks
 from mpt.experiments.methods import Method, trained_by
+from mpt.experiments.run_folder import Resume, open_run_folder
 from mpt.experiments.settings import PretrainSettings
 from mpt.experiments.start import Start, plan_of, require_trainable
 from mpt.model.language_head import new_heads, verbalizer_notices
@@ -45,6 +35,7 @@ from mpt.training.identity import identity_of
 from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions, with_dtype
 from mpt.training.loop import Progress
 from mpt.training.ranks import Share, require_alike, together
+from mpt.training.runlog import tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +135,7 @@ def _prepare(
         )
     encoded, notices = open_tasks(manifest, names, start.backbone, settings.backbone, accelerator)
     with together(accelerator):
-        require_trainable([method], [one.task for one in encoded], engine)
+        require_trainable({settings.method: (method, method.parts)}, [one.task for one in encoded], engine)
         per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
         rates = _rates(manifest, encoded, settings)
         plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)

@@ -12,7 +12,7 @@ from mpt.base.settings import Dtype
 from mpt.data.manifest.format_specs import task_spec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
-from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.precision import resolve_dtype
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
@@ -80,6 +80,7 @@ def open_saved(
     dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     sharding: Sharding | None = None,
+    over: Backbone | None = None,
 ) -> SavedModel:
     """Load a run's best checkpoint, or a given one, for use.
 
@@ -90,6 +91,7 @@ def open_saved(
             bfloat16 and the device only emulates it.
         device: Where to put it.
         sharding: Spread the backbone over the ranks; None has all of it on every rank.
+        over: The same backbone, which is in memory already; None loads it.
 
     Raises:
         CheckpointError: Damaged, or the backbone is another one than it was made for.
@@ -102,7 +104,7 @@ def open_saved(
     trained = saved["dtype"]
     opened = resolve_dtype(trained if (dtype, trained) == ("auto", "float32") else dtype, torch.device(device))
     try:
-        backbone = load_backbone(
+        backbone = over or load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
             dtype=opened,

@@ -217,7 +217,7 @@ class Parts:
 
     def plan(self, *, micro_batches=1, tasks_per_step=1, tokens=256):
         """Equal rates over all tasks."""
-        from mpt.experiments.assembly import build_plan
+        from mpt.experiments.execution import build_plan
 
         settings = changed(
             transfer_settings(),
@@ -231,11 +231,12 @@ class Parts:
 def make_parts(world, *, dropout=0.0):
     """A fresh model over the world's source tasks."""
     from accelerate import Accelerator
+    from mpt.experiments.prompts import prompt_shape
 
     from mpt.base.settings import PromptSettings
     from mpt.data.manifest.reading import load_manifest
     from mpt.data.tasks import load_tasks
-    from mpt.experiments.assembly import encode_tasks, prompt_shape
+    from mpt.experiments.inputs import encode_tasks
     from mpt.model.backbone.backbone import load_backbone
     from mpt.model.heads import TokenHead
     from mpt.model.scorer import Tagger

@@ -17,8 +17,8 @@ from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
 from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.assembly import encode_tasks
 from mpt.experiments.evaluate import evaluate
+from mpt.experiments.inputs import encode_tasks
 from mpt.experiments.transfer import transfer
 from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor

@@ -2,7 +2,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from common.prompts import random_batch
@@ -385,31 +384,6 @@ def test_only_the_asked_for_checkpoints_are_kept(world, tmp_path):
     assert len(names) <= 2
 
 
-def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, tmp_path, monkeypatch):
-    upper = {"prompt__layers": (1,), "prompt__length": 4}
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
-    run_pretrain(world, tmp_path / "computed", backbone__trunk_cache_gib=0.0, **upper)
-    assert not (tmp_path / "cache" / "trunk").exists()
-    run_pretrain(world, tmp_path / "kept", **upper)
-    assert len(list((tmp_path / "cache" / "trunk").iterdir())) == 6, "train and dev of three tasks"
-    np.testing.assert_allclose(
-        load_checkpoint(latest(tmp_path / "kept")).prompts["slot0"],
-        load_checkpoint(latest(tmp_path / "computed")).prompts["slot0"],
-        rtol=1e-4,
-        atol=1e-4,
-    )
-    run_pretrain(world, tmp_path / "again", **upper)
-    assert load_prompt(tmp_path / "again") == load_prompt(tmp_path / "kept")
-
-
-def test_lower_layers_with_dropout_are_not_kept(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
-    console = Console(record=True, width=400)
-    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,), training__backbone_dropout=0.1)
-    assert "computed in every step: training.backbone_dropout makes them others" in console.export_text()
-    assert not (tmp_path / "cache" / "trunk").exists()
-
-
 def test_a_run_with_dropout_and_means_that_is_resumed_is_the_same_run(world, tmp_path, monkeypatch):
     changes = {"training__backbone_dropout": 0.3, "backbone__word_state": "mean"}
     run_pretrain(world, tmp_path / "straight", **changes)
@@ -420,22 +394,6 @@ def test_a_run_with_dropout_and_means_that_is_resumed_is_the_same_run(world, tmp
     assert without_times(tmp_path / "run") == without_times(tmp_path / "straight")
     run_pretrain(world, tmp_path / "dry", backbone__word_state="mean")
     assert load_prompt(tmp_path / "dry") != load_prompt(tmp_path / "straight")
-
-
-def test_a_run_may_be_resumed_without_its_kept_outputs(world, tmp_path, monkeypatch):
-    upper = {"prompt__layers": (1,)}
-    interrupted(world, tmp_path / "run", monkeypatch, resume="never", when=("_save", after_first(loop._save)), **upper)
-    run_pretrain(world, tmp_path / "run", resume="must", backbone__trunk_cache_gib=0.0, **upper)
-    assert latest(tmp_path / "run").name == "step-00000006"
-
-
-def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "file"))
-    console = Console(record=True, width=400)
-    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,))
-    said = [line for line in console.export_text().splitlines() if "trunk cache" in line]
-    assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -10,7 +10,7 @@ from mpt.data.formats.questions import QaSource
 from mpt.data.formats.sentences import read_sentences, write_predictions
 from mpt.data.formats.source import SourceFormat
 from mpt.data.formats.squad import read_questions, write_questions
-from mpt.data.formats.texts import TextSource, read_texts, write_answers
+from mpt.data.formats.text_files import TextSource, read_texts, write_answers
 
 Layout: TypeAlias = SourceFormat | TextSource | QaSource
 """How a data file is laid out."""

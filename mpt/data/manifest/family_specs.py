@@ -10,7 +10,7 @@ from mpt.base.errors import did_you_mean
 from mpt.data.families.family import Family
 from mpt.data.formats.questions import QaSource
 from mpt.data.formats.source import SourceFormat
-from mpt.data.formats.texts import TextSource
+from mpt.data.formats.text_files import TextSource
 from mpt.data.manifest.source_spec import Fields
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.manifest.template import default_template, template_problem, verbalizer_problem

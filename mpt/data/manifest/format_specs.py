@@ -11,7 +11,7 @@ from mpt.base.errors import DataError
 from mpt.data.families.family import FAMILIES, Family, FamilyName
 from mpt.data.formats.columns import CONLLU_COLUMNS
 from mpt.data.formats.source import SPAN_FORMATS, SourceFormat
-from mpt.data.formats.texts import TextSource
+from mpt.data.formats.text_files import TextSource
 from mpt.data.manifest.family_specs import FAMILY_FIELDS, PredicateSpec, QaSpec, TaggedSpec, TextSpec, WordSpec
 from mpt.data.manifest.source_spec import Columns, Each, Fields
 from mpt.data.manifest.task_spec import TaskSpec, unnamed_files

@@ -85,9 +85,16 @@ def identify(folder: Path, reference: str, revision: str | None, architecture: s
         reference=reference,
         revision=revision,
         architecture=architecture,
-        weights_sha256=_digest(folder, ["config.json", "*.safetensors"]),
-        tokenizer_sha256=_digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
+        **digests(folder),
     )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What a backbone's files are, as an identity has it; needs no model in memory."""
+    return {
+        "weights_sha256": _digest(folder, ["config.json", "*.safetensors"]),
+        "tokenizer_sha256": _digest(folder, ["tokenizer*.json", "vocab.*", "merges.txt", "*.model"]),
+    }
 
 
 def _digest(folder: Path, patterns: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from mpt.base.errors import DataError
-from mpt.data.formats.texts import parts_of
+from mpt.data.formats.text_files import parts_of
 
 LINE = {
     "idx": 3,

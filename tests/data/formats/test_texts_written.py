@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mpt.data.formats.texts import TextSource, read_texts, write_answers
+from mpt.data.formats.text_files import TextSource, read_texts, write_answers
 from mpt.data.manifest.source_spec import Fields
 
 EACH = "passage.questions.answers"

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mpt.base.errors import DataError
-from mpt.data.formats.texts import TextSource, read_texts
+from mpt.data.formats.text_files import TextSource, read_texts
 from mpt.data.manifest.source_spec import Fields
 
 

@@ -1,75 +1,29 @@
-"""Pieces of a run that both stages put together in the same way."""
+"""One run: its order, its training, what it costs."""
 
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from mpt.base.errors import ConfigError, every
-from mpt.base.files import published_folder, write_durable
-from mpt.base.settings import BackboneSettings, StageSettings
+from mpt.base.errors import ConfigError
+from mpt.base.settings import StageSettings
 from mpt.base.signals import StopRequest
-from mpt.data.encoded import EncodedTask, Shards, encode_task
-from mpt.data.manifest.task_spec import Split
+from mpt.data.encoded import EncodedTask, Shards
 from mpt.data.order.plan import Plan, StreamSize, TaskSize, Units
-from mpt.data.tasks import Task
 from mpt.evaluation.evaluator import evaluate_tasks
-from mpt.model.backbone.backbone import Backbone, load_backbone
-from mpt.model.backbone.probe import probe
-from mpt.model.backbone.sharding import Sharding
 from mpt.model.scorer import Scorer
 from mpt.training.checkpoint import Checkpoint
 from mpt.training.engines import Engine
 from mpt.training.launch import build_workers
 from mpt.training.loop import Progress, Run, train
-from mpt.training.ranks import Share, lost_after, together
+from mpt.training.ranks import Share, lost_after
 from mpt.training.runlog import RunLog
-
-Resume = Literal["never", "auto", "must"]
-"""Whether to go on with a run folder: no, it must not be there; if there is one; yes, it must be there."""
-TRUNK_SPLITS: set[Split] = {"train", "dev"}  # test is read once
-
-
-def open_backbone(
-    settings: BackboneSettings, *, prompt_length: int, accelerator: Accelerator, sharding: Sharding | None = None
-) -> Backbone:
-    """Load the backbone on this rank's device and prove that it listens to prompts."""
-    backbone = load_backbone(
-        settings.reference,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        prompt_length=prompt_length,
-        shifted=settings.positions == "shifted",
-        longest_window=settings.longest_window,
-        word_state=settings.word_state,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        device=accelerator.device,
-        sharding=sharding,
-    )
-    probe(backbone)
-    return backbone
-
-
-def encode_tasks(tasks: Sequence[Task], backbone: Backbone) -> tuple[list[EncodedTask], list[str]]:
-    """Encode all splits of all tasks; returns notices too.
-
-    Raises:
-        DataError: With the problems of all tasks.
-    """
-    encoded = every(lambda task: encode_task(task, backbone.word_pieces), tasks)
-    return [task for task, _ in encoded], [notice for _, said in encoded for notice in said]
-
-
-def tell(console: Console, notices: Sequence[str]) -> None:
-    """Print notices as they are, one a line."""
-    for notice in notices:
-        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
 
 
 def build_plan(
@@ -142,8 +96,9 @@ def execute(
     identity: Mapping[str, Any],
     title: str | None,
     checkpoint: Checkpoint | None = None,
+    resumable: bool = True,
 ) -> Progress:
-    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop.train`."""
+    """Train with a log, from a checkpoint or from the start; see `mpt.training.loop`."""
     log = RunLog(
         folder,
         console=console,
@@ -169,6 +124,7 @@ def execute(
             workers=share.workers,
             engine=engine,
             stop=stop,
+            resumable=resumable,
         )
         with lost_after(accelerator, settings.training.timeout_seconds):
             return train(run, checkpoint)
@@ -220,69 +176,3 @@ def describe_cost(cost: Mapping[str, float]) -> str:
         f"trained on {cost['word_pieces']:,} word pieces in {cost['seconds'] / 60:.1f} min "
         f"({cost['pieces_per_second']:,} a second), peak memory {cost['peak_memory_mib']:,} MiB"
     )
-
-
-def open_run_folder(folder: Path, contents: Mapping[str, bytes], *, resume: Resume) -> None:
-    """Make a run folder with what the run was given, or find the one that was made for the same run.
-
-    Raises:
-        ConfigError: It exists, or does not, against what `resume` says; it was made from something else; it cannot be
-            made.
-    """
-    if not folder.is_dir() or not any(folder.iterdir()):
-        if resume == "must":
-            raise ConfigError(f"{folder}: nothing to resume, there is no such run. Start it with --resume auto or none")
-        publish_run_folder(folder, contents)
-        return
-    if resume == "never":
-        raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume auto, or give another --out")
-    missing = [name for name in contents if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Give another --out")
-    changed = [name for name, content in contents.items() if (folder / name).read_bytes() != content]
-    if changed:
-        raise ConfigError(
-            f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
-            "Give the same settings, manifest and checkpoint, or another --out"
-        )
-
-
-def open_results(
-    accelerator: Accelerator,
-    console: Console,
-    folder: Path,
-    contents: Mapping[str, bytes],
-    *,
-    line: str,
-    resume: Resume,
-) -> None:
-    """Say how several runs were launched, and make the folder of their results, or find it; see `open_run_folder`."""
-    console.print(line, highlight=False, soft_wrap=True)
-    with together(accelerator):
-        if accelerator.is_main_process:
-            open_run_folder(folder, contents, resume=resume)
-
-
-def publish_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Make a run folder that has all of its contents from the moment it has its name."""
-    try:
-        if folder.is_dir():
-            folder.rmdir()  # empty: whoever gave --out has made it
-        with published_folder(folder) as temporary:
-            for name, content in contents.items():
-                write_durable(temporary / name, content)
-    except OSError as error:
-        reason = error.strerror or "File exists"
-        raise ConfigError(f"{folder}: cannot make this folder: {reason}. Give another --out") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that a user named with --out.
-
-    Raises:
-        ConfigError: A file is in its way, or it may not be made there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot make this folder: {error.strerror}. Give another --out") from error
