@@ -90,8 +90,13 @@ class _Layer:
         return call(*args)
 
     def _within(self, forward: ForwardPass, number: int, *args: Any, **kwargs: Any) -> Any:
+        before = self.running.forward
         self.running.enter(forward, number, self.device)
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            if before is not forward:  # computed again: leave nothing of the pass behind
+                self.running.enter(before, -1, self.device)
 
 
 class _Linear:
