@@ -114,8 +114,8 @@ class _Linear:
             return update.added(inputs, outputs)
         except ValueError as error:
             raise BackboneError(
-                f"{self.name}: {error}, as DeBERTa does for positions with share_att_key. Low-rank updates of several "
-                "task states cannot meet in a batch over this backbone: use a batch for each"
+                f"{self.name}: {error}: DeBERTa projects positions, with share_att_key as it projects the text. "
+                "Low-rank updates of several task states cannot meet in a batch over this backbone: use a batch for each"
             ) from error
 
 
