@@ -115,7 +115,7 @@ class _Linear:
         except ValueError as error:
             raise BackboneError(
                 f"{self.name}: {error}: DeBERTa projects positions, with share_att_key as it projects the text. "
-                "Low-rank updates of several task states cannot meet in a batch over this backbone: use a batch for each"
+                "Low-rank updates of several task states cannot meet in a batch over it: use a batch for each"
             ) from error
 
 

@@ -200,7 +200,7 @@ def test_deberta_refuses_rows_with_updates_of_what_projects_positions(load, kind
         scorer(in_slots(batch, [0, 1]))
     message = str(caught.value)
     assert message.startswith("encoder.layer.0.attention.self.") and "DeBERTa" in message
-    assert "cannot meet in a batch over this backbone: use a batch for each" in message
+    assert "cannot meet in a batch over it: use a batch for each" in message
     scorer(in_slots(batch, [1, 1]))
     others = [TaskState([random_low_rank(backbone, rank, targets="feed-forward")]) for rank in (1, 2)]
     scorer_of(backbone, *others)(in_slots(batch, [0, 1]))
