@@ -212,7 +212,7 @@ class Parts:
 
     loaded: list
     tasks: list
-    tagger: object
+    scorer: object
     accelerator: object
 
     def plan(self, *, micro_batches=1, tasks_per_step=1, tokens=256):
@@ -228,33 +228,30 @@ class Parts:
         return build_plan(self.tasks, rates, settings, tasks_per_step=tasks_per_step, accelerator=self.accelerator)
 
 
-def make_parts(world, *, dropout=0.0):
-    """A fresh model over the world's source tasks."""
+def make_parts(world, *, dropout=0.0, state=None):
+    """A fresh model over the world's source tasks; `state(backbone)` is what it trains, else a prompt of length 3."""
     from accelerate import Accelerator
-    from mpt.experiments.prompts import prompt_shape
 
-    from mpt.base.settings import PromptSettings
+    from mpt.base.settings import LowRankSettings, PromptSettings
     from mpt.data.manifest.reading import load_manifest
     from mpt.data.tasks import load_tasks
     from mpt.experiments.inputs import encode_tasks
     from mpt.model.backbone.backbone import load_backbone
     from mpt.model.heads import TokenHead
-    from mpt.model.scorer import Tagger
-    from mpt.model.state.bank import PromptBank
-    from mpt.model.state.starts import initial_prompt
+    from mpt.model.scorer import Scorer
+    from mpt.model.state.starts import StatePlan, fresh_state
 
     backbone = load_backbone(str(world.backbone), dtype="float32")
     loaded, _ = load_tasks(load_manifest(world.data / "mixture.yaml"))
     tasks, _ = encode_tasks(loaded, backbone)
-    shape = prompt_shape(backbone, PromptSettings(length=3))
-    prompt = initial_prompt(backbone, shape, [tasks[0].splits["train"]], initialisation="text", seed=0)
+    plan = StatePlan(parts=("prompt",), prompt=PromptSettings(length=3, dropout=dropout), low_rank=LowRankSettings())
+    made = fresh_state(plan, backbone, [tasks[0].splits["train"]], seed=0) if state is None else state(backbone)
     heads = {
         one.task.name: TokenHead(32, one.task.labels, seed=0, task=one.task.name, dropout=dropout) for one in tasks
     }
-    tagger = Tagger(backbone, PromptBank([prompt], [shape], dropout=dropout), heads)
-    return Parts(loaded=loaded, tasks=tasks, tagger=tagger, accelerator=Accelerator(cpu=True))
+    return Parts(loaded=loaded, tasks=tasks, scorer=Scorer(backbone, made, heads), accelerator=Accelerator(cpu=True))
 
 
-def state_bytes(tagger):
+def state_bytes(scorer):
     """Every trained tensor's bytes by name."""
-    return {name: value.detach().numpy().tobytes() for name, value in tagger.state_dict().items()}
+    return {name: value.detach().numpy().tobytes() for name, value in scorer.state_dict().items()}

@@ -2,9 +2,9 @@ from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
-from mpt.data.families.of_task import family_of
 
 from mpt.data.example import Answer, Question, Sentence, TextExample
+from mpt.data.families.of_task import family_of
 from mpt.data.manifest.format_specs import task_spec
 from mpt.data.windows import select
 

@@ -53,6 +53,16 @@ def test_the_longest_window(load):
     assert load("bert", longest_window=60, prompt_length=10, shifted=True).word_pieces.room == POSITIONS - 10 - 2
 
 
+def test_the_same_backbone_for_text_behind_virtual_tokens(load):
+    backbone = load("bert")
+    moved = backbone.behind(10)
+    assert moved.shifted and moved.word_pieces.room == POSITIONS - 10 - 2 and moved.model is backbone.model
+    assert not backbone.shifted and backbone.word_pieces.room == POSITIONS - 2
+    assert load("bert", longest_window=40).behind(10).word_pieces.room == 38
+    with pytest.raises(BackboneError, match="word pieces of text fit beside the prompt"):
+        backbone.behind(40)
+
+
 def test_a_saved_truncation_or_padding_is_lifted(folder):
     path = folder / "tokenizer.json"
     core = json.loads(path.read_text())
