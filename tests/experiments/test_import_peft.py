@@ -1,6 +1,7 @@
 """Adapters of PEFT as checkpoints: round trips, and what PEFT itself has made where it is installed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def imported(world, adapter, out, *, task="places", labels=(), reference=None, r
 
 def scores_of(saved, batch, task="places"):
     with torch.no_grad():
-        return saved.tagger(task, batch)
+        return torch.cat(saved.scorer(replace(batch, rows=(replace(batch.rows[0], tasks=(task,)),))))
 
 
 def reordered(adapter, order):
@@ -66,7 +67,7 @@ def reordered(adapter, order):
 def test_a_round_trip_gives_the_same_scores_to_the_bit(world, run, adapter, tmp_path):
     before, after = open_saved(run), open_saved(imported(world, adapter, tmp_path / "back"))
     assert list(after.tasks) == ["places"] and after.tasks["places"] == before.tasks["places"]
-    batch = random_batch(before.tagger.backbone, 6, 9)
+    batch = random_batch(before.scorer.backbone, 6, 9)
     assert torch.equal(scores_of(after, batch), scores_of(before, batch))
     ours, theirs = after.checkpoint.identity["backbone"], before.checkpoint.identity["backbone"]
     assert ours == theirs, "digests, type and positions"
@@ -88,15 +89,15 @@ def test_what_was_imported_is_evaluated_and_transferred(world, run, adapter, tmp
 def test_rows_are_brought_into_the_order_of_the_tasks_labels(world, run, adapter, tmp_path):
     reordered(adapter, [4, 0, 2, 1, 3])
     saved = open_saved(imported(world, adapter, tmp_path / "back"))
-    assert saved.tagger.head("places").labels == open_saved(run).tagger.head("places").labels
-    assert torch.equal(saved.tagger.head("places").weight, open_saved(run).tagger.head("places").weight)
+    assert saved.scorer.head("places").labels == open_saved(run).scorer.head("places").labels
+    assert torch.equal(saved.scorer.head("places").weight, open_saved(run).scorer.head("places").weight)
 
 
 def test_labels_on_the_command_line_go_before_those_in_the_folder(world, run, adapter, tmp_path):
-    labels = list(open_saved(run).tagger.head("places").labels)
+    labels = list(open_saved(run).scorer.head("places").labels)
     saved = open_saved(imported(world, adapter, tmp_path / "back", labels=[*labels[1:], labels[0]]))
     weight = load_file(adapter / "adapter_model.safetensors")["base_model.classifier.weight"]
-    assert torch.equal(saved.tagger.head("places").weight[0], weight[-1])
+    assert torch.equal(saved.scorer.head("places").weight[0], weight[-1])
 
 
 def test_rows_without_names_are_refused(world, adapter, tmp_path):
@@ -195,10 +196,10 @@ def test_the_scores_are_those_of_what_peft_saved(world, tmp_path, projection):
     model = peft.get_peft_model(base, config).eval()
     model.save_pretrained(tmp_path / "adapter")
     saved = open_saved(imported(world, tmp_path / "adapter", tmp_path / "run", labels=LABELS))
-    assert saved.tagger.backbone.shifted
-    batch = random_batch(saved.tagger.backbone, 6, 9)
+    assert saved.scorer.backbone.shifted
+    batch = random_batch(saved.scorer.backbone, 6, 9)
     with torch.no_grad():
         logits = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS.long()).logits
     theirs = logits.flatten(0, 1)[batch.words_M]
-    order = [LABELS.index(label) for label in saved.tagger.head("places").labels]
+    order = [LABELS.index(label) for label in saved.scorer.head("places").labels]
     torch.testing.assert_close(scores_of(saved, batch), theirs[:, order], atol=1e-5, rtol=1e-4)

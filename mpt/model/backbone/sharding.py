@@ -80,7 +80,7 @@ def load_sharded(
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
     architecture, num_parameters = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
-    sources = _sources(model, folder, reference)
+    sources = sources_of(model, folder, reference)
     for prefix, unit in [*_units(model), ("", model)]:
         _fill(unit, prefix, sources, reference=reference, device=device)
         if unit is not model:
@@ -103,7 +103,7 @@ def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield path, child
 
 
-def _sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
+def sources_of(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
     """File and name in it of every weight, by its name in the model; the names are matched as transformers does."""
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
