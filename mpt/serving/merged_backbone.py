@@ -66,11 +66,10 @@ def _require_merges(saved: SavedModel) -> None:
     parts = saved.state.parts
     beside = [kind for kind, part in parts.items() if not part.merges]
     if beside or not parts:
-        what = f"has {' and '.join(parts)}" if parts else "has a head on the bare backbone and no task state"
-        why = f"of which {' and '.join(beside)} cannot be merged into weights" if beside else "so nothing is to merge"
+        whole, why = " and ".join(parts) or "nothing", f", since {' and '.join(beside)} acts beside them" * bool(beside)
         raise CheckpointError(
-            f"{saved.folder}: {what}, {why}, expected low_rank or weights alone. Train with one of their methods, or "
-            "use the checkpoint with mpt as it is"
+            f"{saved.folder}: a task state of {whole} cannot be merged into weights{why}, expected low_rank or weights "
+            "alone. Train with one of their methods, or use the checkpoint with mpt as it is"
         )
 
 

@@ -165,10 +165,7 @@ def read_adapter(folder: Path) -> PeftAdapter:
     found = [name for name in heads if {f"{name}.weight", f"{name}.bias"} <= tensors.keys()]
     own = {name: value.float() for name, value in tensors.items() if name.rpartition(".")[0] not in found}
     if (problem := form.misfit(config, own)) is not None:
-        raise CheckpointError(
-            f"{path}: {problem} by {ADAPTER_CONFIG}. The files do not belong together, or hold what mpt does not have; "
-            "save the adapter again"
-        )
+        raise CheckpointError(f"{path}: {problem}")
     if len(found) != 1:
         raise CheckpointError(
             f"{path}: no linear head, expected {' or '.join(sorted(heads))} with weight and bias, got "

@@ -182,10 +182,13 @@ def test_the_folder_says_where_it_comes_from(load, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        ((), "has a head on the bare backbone and no task state, so nothing is to merge"),
-        (("prompt",), "has prompt, of which prompt cannot be merged into weights, expected low_rank or weights alone"),
-        (("prompt", "low_rank"), "has prompt and low_rank, of which prompt cannot be merged"),
-        (("input",), "has input, of which input cannot be merged"),
+        ((), "a task state of nothing cannot be merged into weights, expected low_rank or weights alone"),
+        (("prompt",), "a task state of prompt cannot be merged into weights, since prompt acts beside them, expected"),
+        (
+            ("prompt", "low_rank"),
+            "a task state of prompt and low_rank cannot be merged into weights, since prompt acts",
+        ),
+        (("input",), "a task state of input cannot be merged into weights, since input acts beside them"),
     ],
 )
 def test_what_weights_cannot_do_is_refused_by_name(load, tmp_path, parts, told):

@@ -280,7 +280,7 @@ def test_what_lora_has_and_mpt_has_not_is_told_with_both_values(lora, changes, t
 def test_tensors_beside_updates_and_head_are_told(lora, name, shape):
     tensors = load_file(lora / "adapter_model.safetensors")
     save_file({**tensors, name: torch.zeros(shape)}, lora / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"expected low-rank updates .* and a head alone, got {name} besides"):
+    with pytest.raises(CheckpointError, match=rf"expected low-rank updates .* and a linear head alone, got {name} "):
         read_adapter(lora)
 
 

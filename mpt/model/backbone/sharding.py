@@ -116,9 +116,9 @@ def sources_of(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path
                 name, joined = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
                 if joined is not None and name in wanted:
                     raise BackboneError(
-                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one rank '
-                        "at a time. Save it anew with transformers' save_pretrained, or launch without an engine that "
-                        "shards the backbone"
+                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one at a '
+                        "time. Save it anew with transformers' save_pretrained, or do without what reads it so: an "
+                        "engine that shards the backbone, mpt export --format backbone"
                     )
                 if name in wanted:
                     sources[name] = (path, key)

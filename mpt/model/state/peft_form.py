@@ -19,6 +19,8 @@ from mpt.model.state.network import by_layer, by_token
 from mpt.model.state.part import Part
 from mpt.model.state.prompt import Prompt, PromptShape
 
+AS_A_BACKBONE = "Merge the adapter with PEFT (merge_and_unload) and take the model as a backbone"
+
 
 class PeftForm:
     """The form of parts of one kind.
@@ -52,7 +54,7 @@ class PeftForm:
         raise NotImplementedError
 
     def misfit(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
-        """Why the part's tensors, which are all but the head's, are not what the configuration says."""
+        """Why the part's tensors, which are all but the head's, are not those of the configuration."""
         raise NotImplementedError
 
     def sizes(
@@ -128,7 +130,8 @@ class PrefixTuning(PeftForm):
         if found == expected:
             return None
         return (
-            f"prompt_embeddings has shape {found}, expected {expected} [num_virtual_tokens, num_layers * 2 * token_dim]"
+            f"prompt_embeddings has shape {found}, expected {expected} [num_virtual_tokens, num_layers * 2 * "
+            "token_dim] by adapter_config.json. The files do not belong together; save the adapter again"
         )
 
     def sizes(
@@ -201,15 +204,12 @@ class Lora(PeftForm):
         if start not in (True, False, "gaussian", "eva"):
             problems.append(
                 f"init_lora_weights: expected true, false, gaussian or eva, got {start}, which changes the backbone's "
-                "weights. Merge the adapter with PEFT (merge_and_unload) and take the model as a backbone"
+                f"weights. {AS_A_BACKBONE}"
             )
         for key, value in config.items():
             if key not in self.without_effect and value and (key, value) != ("bias", "none"):
                 expected = "none" if key == "bias" else "nothing" if value is not True else "false"
-                problems.append(
-                    f"{key}: expected {expected}, got {value}, which mpt does not have. Merge the adapter with PEFT "
-                    "(merge_and_unload) and take the model as a backbone"
-                )
+                problems.append(f"{key}: expected {expected}, got {value}, which mpt does not have. {AS_A_BACKBONE}")
         return problems
 
     def misfit(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
@@ -218,15 +218,18 @@ class Lora(PeftForm):
         foreign = [name for name in tensors if not name.startswith(self.root) or not name.endswith(self.ends)]
         if foreign:
             return (
-                f"expected low-rank updates of linear layers and a head alone, got {foreign[0]} besides "
-                f"({len(foreign)} such tensors)"
+                f"expected low-rank updates of linear layers and a linear head alone, got {foreign[0]} "
+                f"({len(foreign)} such tensors). {AS_A_BACKBONE}"
             )
         for name in dict.fromkeys(name.removesuffix(self.ends[0]).removesuffix(self.ends[1]) for name in tensors):
             down, up = (tensors.get(f"{name}{end}", torch.zeros(())) for end in self.ends)
             if down.dim() != 2 or up.dim() != 2 or (len(down), up.shape[1]) != (rank, rank):
                 found = f"{tuple(down.shape)} and {tuple(up.shape)}"
-                return f"{name}: lora_A and lora_B have shapes {found}, expected [r, in] and [out, r] with r {rank}"
-        return None if tensors else "expected low-rank updates, got none"
+                return (
+                    f"{name}: lora_A and lora_B have shapes {found}, expected [r, in] and [out, r] with r {rank} by "
+                    "adapter_config.json. The files do not belong together; save the adapter again"
+                )
+        return None if tensors else "expected low-rank updates, got none. Save the adapter again"
 
     def sizes(
         self, config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone
@@ -254,7 +257,6 @@ class Lora(PeftForm):
 
 FORMS: Mapping[PartKind, PeftForm] = {"prompt": PrefixTuning(), "low_rank": Lora()}
 """Of the kinds that PEFT has too."""
-MERGED_INSTEAD = "Make a backbone of it with --format backbone"
 
 
 def unexpressed(state: TaskState) -> str | None:
@@ -265,7 +267,8 @@ def unexpressed(state: TaskState) -> str | None:
     foreign = [kind for kind in kinds if kind not in FORMS]
     if foreign or len(kinds) > 1:
         expected = " or ".join(FORMS)
-        instead = MERGED_INSTEAD if all(part.merges for part in state.parts.values()) else "Use mpt for this one"
+        merges = all(part.merges for part in state.parts.values())
+        instead = "Make a backbone of it with --format backbone" if merges else "Use mpt for this one"
         return f"it has {' and '.join(kinds)}, expected {expected}, one of them: PEFT's adapter is one part. {instead}"
     return None
 
