@@ -125,7 +125,7 @@ def _open_backbone(settings: BackboneSettings, adapter: PeftAdapter) -> Backbone
         settings.reference,
         revision=settings.revision,
         dtype=settings.dtype,
-        prompt_length=adapter.config.get("num_virtual_tokens", 0),
+        prompt_length=adapter.form.virtual_tokens(adapter.config),
         shifted=adapter.form.shifted,
         longest_window=settings.longest_window,
     )

@@ -116,9 +116,11 @@ def test_files_in_bfloat16_are_merged_and_saved_in_float32(tmp_path, tiny_folder
     export_backbone(saved_of(backbone, tmp_path, part), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
     name = "encoder.layer.1.attention.self.query.weight"
-    before, after = (load_file(tmp_path / folder / "model.safetensors")[name] for folder in ("half", "out"))
+    files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("half", "out")]
+    assert [{tensor.dtype for tensor in file.values()} for file in files] == [{torch.bfloat16}, {torch.float32}]
+    before, after = (file[name] for file in files)
     (down, up) = part.updates()[name.removesuffix(".weight")]
-    assert after.dtype == torch.float32 and not torch.equal(after, after.bfloat16().float())
+    assert not torch.equal(after, after.bfloat16().float())
     torch.testing.assert_close(after, before.float() + up @ down, atol=1e-7, rtol=1e-6)
 
 
@@ -148,6 +150,21 @@ def test_the_language_models_head_stays(tmp_path, kind):
     assert torch.equal(after(hidden), before(hidden))
 
 
+def test_a_decoders_own_head_stays(tmp_path, tiny_folder):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))  # draws the head, which is not in the files
+    model.save_pretrained(tmp_path / "whole")
+    for path in tiny_folder("llama").glob("*tokenizer*"):
+        (tmp_path / "whole" / path.name).write_bytes(path.read_bytes())
+    backbone = load_backbone(str(tmp_path / "whole"), dtype="float32")
+    saved = saved_of(backbone, tmp_path, random_low_rank(backbone, 3))
+    export_backbone(saved, tmp_path / "out")
+    require_merged(saved, tmp_path / "out")
+    after, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and torch.equal(after.lm_head.weight, model.lm_head.weight)
+
+
 def test_files_in_several_pieces_stay_so(tmp_path, tiny_folder):
     from transformers import AutoModel
 
@@ -157,7 +174,9 @@ def test_files_in_several_pieces_stay_so(tmp_path, tiny_folder):
     backbone = load_backbone(str(tmp_path / "pieces"), dtype="float32")
     saved = saved_of(backbone, tmp_path, trained(backbone))
     export_backbone(saved, tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    pieces = [load_file(path) for path in (tmp_path / "out").glob("model-*.safetensors")]
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(pieces) > 1 and index["metadata"]["total_size"] == sum(it.nbytes for p in pieces for it in p.values())
     require_merged(saved, tmp_path / "out")
 
 

@@ -37,6 +37,10 @@ class PeftForm:
     root: ClassVar[str]
     shifted: ClassVar[bool]
 
+    def virtual_tokens(self, config: Mapping[str, Any]) -> int:
+        """Positions that a part takes from a text that starts behind them."""
+        return config["num_virtual_tokens"] if self.shifted else 0
+
     def problems_over(self, backbone: Backbone) -> list[str]:
         """Why such parts act in another way over a backbone in PEFT."""
         raise NotImplementedError
