@@ -199,19 +199,30 @@ def predict(
 def export(
     model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    layout: Annotated[Literal["peft"], typer.Option("--format", help="Whose adapter to write.")] = "peft",
-    task: Annotated[str | None, typer.Option(help="Task to export, when the model has several.")] = None,
+    layout: Annotated[
+        Literal["peft", "backbone"],
+        typer.Option("--format", help="An adapter of PEFT, or a backbone with the task state merged into it."),
+    ] = "peft",
+    task: Annotated[
+        str | None, typer.Option(help="With peft: the task whose head is written, when the model has several.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Write a prompt and a head as an adapter of PEFT's prefix tuning."""
+    """Write a task state for others: with a head as an adapter of PEFT, or as a backbone with merged weights."""
+    if layout == "backbone" and task is not None:
+        raise ConfigError(f"--task {task}: a backbone has no head, expected --format peft. Leave --task out")
+    from mpt.serving.merged_backbone import export_backbone
     from mpt.serving.peft_adapter import export_peft
     from mpt.serving.saved import find_device, open_saved
 
     saved = open_saved(model, reference=backbone, dtype=dtype, device=find_device(device))
-    name = saved.only_task() if task is None else task
-    export_peft(saved, name, out)
+    name = "all" if layout == "backbone" else saved.only_task() if task is None else task
+    if layout == "peft":
+        export_peft(saved, name, out)
+    else:
+        export_backbone(saved, out)
     _console().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
 
 
@@ -229,7 +240,7 @@ def import_(
     revision: Annotated[str | None, typer.Option(help="Commit of the backbone, when it is a hub id.")] = None,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
 ) -> None:
-    """Make a checkpoint of an adapter of PEFT's prefix tuning."""
+    """Make a checkpoint of an adapter of PEFT: prefix tuning or LoRA, for token classification."""
     from mpt.experiments.import_peft import import_peft
 
     made = import_peft(

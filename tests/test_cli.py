@@ -205,6 +205,23 @@ def test_export_and_import_give_the_same_predictions(world, here):
     assert (here / "run.txt").read_bytes() == (here / "back.txt").read_bytes()
 
 
+def test_low_rank_updates_are_exported_merged_and_built_upon(world, here):
+    flags = ("--set", "method=low-rank", "--set", "tasks=[places]")
+    assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0
+    status, out, err = call("export", "run", "primed", "--format", "backbone")
+    assert (status, err) == (0, "")
+    assert "task all: primed (backbone)" in out
+    status, _, err = call("pretrain", "--config", "run.yaml", "--out", "on", "--set", "backbone.reference=primed")
+    assert (status, err) == (0, "")
+    assert call("export", "run", "adapter")[0] == 0
+    manifest = ("--manifest", str(world.data / "mixture.yaml"), "--task", "places", "--dtype", "float32")
+    assert call("import", "peft", "adapter", "back", *manifest)[0] == 0
+    text = str(world.data / "places" / "test.txt")
+    for model in ("run", "back"):
+        assert call("predict", model, text, "--out", f"{model}.txt")[0] == 0
+    assert (here / "run.txt").read_bytes() == (here / "back.txt").read_bytes()
+
+
 def test_labels_of_an_adapter_may_come_from_the_command_line(world, here):
     flags = ("--set", "backbone.positions=shifted", "--set", "tasks=[people]")
     assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0

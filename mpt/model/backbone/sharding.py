@@ -80,7 +80,7 @@ def load_sharded(
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
     architecture, num_parameters = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
-    sources = _all_sources(model, folder, reference)
+    sources = require_all_sources(model, folder, reference)
     for prefix, unit in [*_units(model), ("", model)]:
         fill(unit, prefix, sources, reference=reference, device=device)
         if unit is not model:
@@ -116,16 +116,16 @@ def find_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Pa
                 name, joined = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
                 if joined is not None and name in wanted:
                     raise BackboneError(
-                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one rank '
-                        "at a time. Save it anew with transformers' save_pretrained, or launch without an engine that "
-                        "shards the backbone"
+                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one at a '
+                        "time. Save it anew with transformers' save_pretrained, or do without what reads it so: an "
+                        "engine that shards the backbone, mpt export --format backbone"
                     )
                 if name in wanted:
                     sources[name] = (path, key)
     return sources
 
 
-def _all_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
+def require_all_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
     """The same, none missing."""
     sources = find_sources(model, folder, reference)
     missing = sorted(name for name, _ in model.named_parameters() if name not in sources)
