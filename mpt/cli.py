@@ -131,6 +131,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
+    more: Annotated[
+        list[Path],
+        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+    ] = [],  # noqa: B006
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -149,6 +153,7 @@ def evaluate(
         out=out,
         backbone=backbone,
         against=against,
+        more=more,
         dtype=dtype,
         device=device,
         console=_console(),
@@ -160,7 +165,11 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
     text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    task: Annotated[str | None, typer.Option(help="Task to predict, when the model has several.")] = None,
+    task: Annotated[list[str], typer.Option(help="Task to predict; repeat it for several. All when not given.")] = [],  # noqa: B006
+    more: Annotated[
+        list[Path],
+        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+    ] = [],  # noqa: B006
     layout: Annotated[
         str | None,
         typer.Option(
@@ -179,20 +188,27 @@ def predict(
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
-    """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text."""
+    """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text.
+
+    Several tasks are predicted in one pass over the text, and each has a file: OUT with its name before the ending.
+    """
     from mpt.serving.layout import input_layout
-    from mpt.serving.predictor import Predictor
-    from mpt.serving.saved import find_device, open_saved
+    from mpt.serving.predictor import Predictor, predict_files
+    from mpt.serving.saved import find_device, open_bank
 
     console = _console()
-    saved = open_saved(model, reference=backbone, dtype=dtype, device=find_device(device))
-    predictor = Predictor(saved, task, no_answer_above=no_answer_above)
-    source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
-    tagged, notices = predictor.predict_file(text, source, out)
-    for notice in [*saved.notices, *notices]:
+    bank = open_bank([model, *more], reference=backbone, dtype=dtype, device=find_device(device))
+    names = task or list(bank.tasks)
+    predictors = [Predictor(bank.model(name), name, no_answer_above=no_answer_above) for name in names]
+    columns = {"word_column": word_column, "tag_column": tag_column, "delimiter": delimiter}
+    layouts = [input_layout(predictor, layout, **columns) for predictor in predictors]
+    outs = [out] if len(names) == 1 else [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names]
+    counts, notices = predict_files(predictors, text, layouts, outs)
+    for notice in [*bank.notices, *notices]:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    done = f"{tagged} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {out}"
-    console.print(done, highlight=False, soft_wrap=True)
+    for predictor, count, path in zip(predictors, counts, outs, strict=True):
+        done = f"{count} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {path}"
+        console.print(done, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -23,6 +23,7 @@ def word_scores(
     examples: Int64[np.ndarray, " n"],
     *,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> list[Float32[np.ndarray, "W C"]]:
     """Label scores of every word of some examples.
 
@@ -32,11 +33,12 @@ def word_scores(
         split: The encoded examples.
         examples: Indices of the wanted ones.
         share: Who computes which batch, the batches being the same whoever does; None for this process alone.
+        slot: Whose task state computes, and whose head scores.
 
     Returns:
         One array for each wanted example, in the given order: its words by labels.
     """
-    request = Request(slot=0, tasks=(task,), split=split, examples=examples)
+    request = Request(slot=slot, tasks=(task,), split=split, examples=examples)
     ((found,),) = label_scores(scorer, [request], share=share)
     return found
 
@@ -49,12 +51,13 @@ def predict_split(
     family: TaskFamily,
     examples: Int64[np.ndarray, " n"] | None = None,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> list[list[str]]:
     """Predictions for some examples (None: all); see `mpt.data.families.task_family.TaskFamily.decode`."""
     if examples is None:
         examples = np.arange(len(split.places))
-    scores = word_scores(scorer, task, split, examples, share=share)
-    return family.decode(scores, split, examples, scorer.head(task).labels)
+    scores = word_scores(scorer, task, split, examples, share=share, slot=slot)
+    return family.decode(scores, split, examples, scorer.head(task, slot).labels)
 
 
 def evaluate_task(
@@ -64,6 +67,7 @@ def evaluate_task(
     *,
     limit: int | None = None,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> Score:
     """Score one task on one of its splits.
 
@@ -73,13 +77,14 @@ def evaluate_task(
         split: "dev" or "test".
         limit: Score a fixed random sample of this many examples; None scores all.
         share: Who computes which batch; None for this process alone.
+        slot: Whose task state and head.
     """
     count = len(encoded.splits[split].places)
     chosen = np.arange(count)
     if limit is not None and limit < count:
         chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=count)[:limit])
     task, rows = encoded.task, encoded.splits[split]
-    scores = word_scores(scorer, task.name, rows, chosen, share=share)
+    scores = word_scores(scorer, task.name, rows, chosen, share=share, slot=slot)
     return family_of(task.spec).score(scores, rows, chosen, task.labels)
 
 

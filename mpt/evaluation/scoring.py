@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -67,6 +67,7 @@ def label_scores(
     Returns:
         For each request, each of its tasks and each of its examples, in order: its words by labels.
     """
+    requests, asked = _shared(requests)
     sizes = [[len(scorer.head(task, it.slot).labels) for task in it.tasks] for it in requests]
     columns = max((size for own in sizes for size in own), default=0)
     batches = _batches(scorer, requests)
@@ -86,15 +87,39 @@ def label_scores(
     ]
     for parts, rows in zip(batches, computed, strict=True):
         _scatter(scores, requests, parts, rows)
-    return [
-        [_by_example(task_scores, request) for task_scores in own]
-        for request, own in zip(requests, scores, strict=True)
-    ]
+    return [[_by_example(scores[number][task], requests[number]) for task in tasks] for number, tasks in asked]
 
 
 def batch_tokens(device: torch.device) -> int:
     """Positions of an evaluation batch on a device, padding included; a longer window is a batch of its own."""
     return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
+def _shared(requests: Sequence[Request]) -> tuple[list[Request], list[tuple[int, list[int]]]]:
+    """Requests of a slot over the same text as one, and for each given one its number and those of its tasks."""
+    found: list[Request] = []
+    asked: list[tuple[int, list[int]]] = []
+    for request in requests:
+        number = next((i for i, other in enumerate(found) if _same_text(request, other)), len(found))
+        if number == len(found):
+            found.append(replace(request, tasks=()))
+        tasks = found[number].tasks
+        asked.append((number, list(range(len(tasks), len(tasks) + len(request.tasks)))))
+        found[number] = replace(found[number], tasks=tasks + request.tasks)
+    return found, asked
+
+
+def _same_text(one: Request, other: Request) -> bool:
+    names = ("pieces", "piece_starts", "segments", "positions", "widths", "word_starts", "windows_of")
+    return (
+        one.slot == other.slot
+        and np.array_equal(one.examples, other.examples)
+        and all(_equal(getattr(one.split, name), getattr(other.split, name)) for name in names)
+    )
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _batches(scorer: Scorer, requests: Sequence[Request]) -> list[list[Part]]:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mpt.base.errors import ConfigError
 from mpt.data.example import Example
 from mpt.data.families.of_task import family_of
 from mpt.data.formats.layouts import Layout, read_file, write_file
-from mpt.evaluation.evaluator import predict_split
+from mpt.evaluation.scoring import Request, label_scores
 from mpt.serving.saved import SavedModel
 
 
@@ -41,30 +43,70 @@ class Predictor:
         return self.spec.layout()
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
-        """Predict one tag for every word.
-
-        Returns:
-            The tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to be asked
-            about), and notices about long sentences and words that the
-            tokenizer knows nothing of.
-        """
-        scorer = self.saved.scorer
-        family, asks = family_of(self.spec), self.spec.kind.asks
-        asked = [example for example in examples if asks(example)]
-        split, notices = family.encode(asked, scorer.backbone.word_pieces, None)
-        found = iter(predict_split(scorer, self.task, split, family=family))
-        return [next(found) if asks(example) else ["O"] * len(example.words) for example in examples], notices
+        """Predict one tag for every word; see `predict_together`."""
+        (found,) = predict_together([self], [examples])
+        return found
 
     def predict_file(self, path_in: Path, source: Layout, path_out: Path) -> tuple[int, list[str]]:
-        """Write a file's predictions in the file's own form; see `mpt.data.formats.layouts.write_file`.
+        """Write a file's predictions; see `predict_files`."""
+        (count,), notices = predict_files([self], path_in, [source], [path_out])
+        return count, notices
 
-        Returns:
-            The number of sentences (of predicates, where tags are about one), and notices.
 
-        Raises:
-            DataError: The file is not laid out as `source` says, or the output cannot be written.
-        """
-        examples, said = read_file(path_in, source.without_gold())
-        predicted, notices = self.predict(examples)
-        write_file(path_in, source, examples, predicted, path_out)
-        return len(examples), said + notices
+def predict_together(
+    predictors: Sequence[Predictor], examples: Sequence[Sequence[Example]]
+) -> list[tuple[list[list[str]], list[str]]]:
+    """Predict for several tasks, whose models are in one bank, in one pass over their texts.
+
+    Args:
+        predictors: Of the tasks.
+        examples: Of each task.
+
+    Returns:
+        For each task the tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to
+        be asked about), and notices about long sentences and words that the tokenizer knows nothing of.
+    """
+    scorer = predictors[0].saved.scorer
+    families = [family_of(it.spec) for it in predictors]
+    asked = [[one for one in own if it.spec.kind.asks(one)] for it, own in zip(predictors, examples, strict=True)]
+    encoded = [
+        family.encode(own, scorer.backbone.word_pieces, None) for family, own in zip(families, asked, strict=True)
+    ]
+    requests = [
+        Request(slot=it.saved.slot, tasks=(it.task,), split=split, examples=np.arange(len(split.places)))
+        for it, (split, _) in zip(predictors, encoded, strict=True)
+    ]
+    predictions = []
+    for number, (scores,) in enumerate(label_scores(scorer, requests)):
+        it, (split, notices) = predictors[number], encoded[number]
+        labels = it.saved.head(it.task).labels
+        found = iter(families[number].decode(scores, split, requests[number].examples, labels))
+        asks = it.spec.kind.asks
+        tags = [next(found) if asks(one) else ["O"] * len(one.words) for one in examples[number]]
+        predictions.append((tags, notices))
+    return predictions
+
+
+def predict_files(
+    predictors: Sequence[Predictor], path_in: Path, layouts: Sequence[Layout], paths_out: Sequence[Path]
+) -> tuple[list[int], list[str]]:
+    """Write a file's predictions in the file's own form, a file for each task; see `mpt.data.formats.layouts`.
+
+    Args:
+        predictors: Of the tasks.
+        path_in: What to predict for.
+        layouts: How the file is laid out, for each task.
+        paths_out: Where each task's predictions go.
+
+    Returns:
+        The number of sentences (of predicates, where tags are about one) for each task, and notices.
+
+    Raises:
+        DataError: The file is not laid out as said, or an output cannot be written.
+    """
+    read = [read_file(path_in, layout.without_gold()) for layout in layouts]
+    predicted = predict_together(predictors, [examples for examples, _ in read])
+    for layout, (examples, _), (tags, _), path_out in zip(layouts, read, predicted, paths_out, strict=True):
+        write_file(path_in, layout, examples, tags, path_out)
+    notices = [notice for _, said in (*read, *predicted) for notice in said]
+    return [len(examples) for examples, _ in read], list(dict.fromkeys(notices))

@@ -99,6 +99,10 @@ class Bank(nn.Module):
         """The state in a slot."""
         return self._slots[str(slot)]  # type: ignore[return-value]
 
+    def put(self, slot: int, state: TaskState) -> None:
+        """Put another state into a slot."""
+        self._slots[str(slot)] = state
+
     def add(self, state: TaskState) -> int:
         """Put a state into a slot of its own, which has a new number."""
         slot, self._next = self._next, self._next + 1
