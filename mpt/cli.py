@@ -206,8 +206,8 @@ def predict(
     counts, notices = predict_files(predictors, text, layouts, outs)
     for notice in [*bank.notices, *notices]:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    for predictor, count, path in zip(predictors, counts, outs, strict=True):
-        done = f"{count} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {path}"
+    for predictor, size, path in zip(predictors, counts, outs, strict=True):
+        done = f"{size} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {path}"
         console.print(done, highlight=False, soft_wrap=True)
 
 
