@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
+from mpt.experiments.prompts import prompt_shape
 
 from mpt.base.settings import PromptSettings
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import prompt_shape
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from mpt.experiments.prompts import prompt_shape
 from rich.console import Console
 
 from clock import StepClock, describe_machine, peak_memory_mib
@@ -21,7 +22,8 @@ from mpt.base.settings import (
 from mpt.data.encoded import EncodedTask
 from mpt.data.order.plan import Plan
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.assembly import build_plan, encode_tasks, keep_trunk, open_backbone, prompt_shape
+from mpt.experiments.execution import build_plan
+from mpt.experiments.inputs import encode_tasks, open_backbone
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Tagger
@@ -69,9 +71,6 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
     settings = _settings(job, steps=len(pieces))
     clock = StepClock(pieces=sum(pieces), warm_up=WARM_UP, device=device)
     tagger = _new_tagger(job, backbone, encoded, settings)
-    assert tagger.bank is not None, "every arm trains a prompt"
-    shapes = tagger.bank.shapes
-    [encoded], _ = keep_trunk([encoded], backbone, shapes, backbone_settings, accelerator, backbone_dropout=0.0)
     run = Run(
         tagger=tagger,
         tasks=[encoded],

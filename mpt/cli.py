@@ -24,6 +24,11 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. training.seed=1.")
 ]
 Resume = Literal["never", "auto", "must"]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float32"],
+    typer.Option(help="Type of the backbone; auto: as trained, or float32 where bfloat16 is only emulated."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is a GPU if there is one.")]
 Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
 
 
@@ -127,6 +132,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score a trained model on a split, with figures for each type and kinds of errors."""
     from mpt.data.manifest.task_spec import SPLITS
@@ -134,7 +141,18 @@ def evaluate(
 
     if split not in SPLITS:
         raise ConfigError(f'--split "{split}" is not one of {", ".join(SPLITS)}.{did_you_mean(split, SPLITS)}')
-    run(model, manifest, tasks=task, split=split, out=out, backbone=backbone, against=against, console=_console())  # type: ignore[arg-type]
+    run(
+        model,
+        manifest,
+        tasks=task,
+        split=split,  # type: ignore[arg-type]
+        out=out,
+        backbone=backbone,
+        against=against,
+        dtype=dtype,
+        device=device,
+        console=_console(),
+    )
 
 
 @app.command()
@@ -158,17 +176,20 @@ def predict(
         float | None, typer.Option(help="Of questions that may have no answer: by how much that must score higher.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text."""
     from mpt.serving.layout import input_layout
     from mpt.serving.predictor import Predictor
-    from mpt.serving.saved import open_saved
+    from mpt.serving.saved import find_device, open_saved
 
     console = _console()
-    predictor = Predictor(open_saved(model, reference=backbone), task, no_answer_above=no_answer_above)
+    saved = open_saved(model, reference=backbone, dtype=dtype, device=find_device(device))
+    predictor = Predictor(saved, task, no_answer_above=no_answer_above)
     source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
     tagged, notices = predictor.predict_file(text, source, out)
-    for notice in notices:
+    for notice in [*saved.notices, *notices]:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
     done = f"{tagged} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {out}"
     console.print(done, highlight=False, soft_wrap=True)
@@ -186,15 +207,17 @@ def export(
         str | None, typer.Option(help="With peft: the task whose head is written, when the model has several.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write a task state for others: with a head as an adapter of PEFT, or as a backbone with merged weights."""
     if layout == "backbone" and task is not None:
         raise ConfigError(f"--task {task}: a backbone has no head, expected --format peft. Leave --task out")
     from mpt.serving.merged_backbone import export_backbone
     from mpt.serving.peft_adapter import export_peft
-    from mpt.serving.saved import open_saved
+    from mpt.serving.saved import find_device, open_saved
 
-    saved = open_saved(model, reference=backbone)
+    saved = open_saved(model, reference=backbone, dtype=dtype, device=find_device(device))
     name = "all" if layout == "backbone" else saved.only_task() if task is None else task
     if layout == "peft":
         export_peft(saved, name, out)

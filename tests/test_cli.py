@@ -174,6 +174,21 @@ def test_predict_columns_of_another_layout(world, here):
     assert all(row[2] in ("O", "B-PER", "B-LOC") for row in rows)
 
 
+def test_type_and_device_are_chosen_and_told(world, here):
+    """Without a word the processor computes, in the type of the training."""
+    text = ("--manifest", str(world.data / "mixture.yaml"), "--task", "words")
+    plain, other = (call("evaluate", str(world.run), *text, *flags) for flags in ((), ("--dtype", "bfloat16")))
+    assert plain[0] == other[0] == 0
+    told = "trained in float32, opened in bfloat16: scores may differ slightly"
+    assert told not in plain[1] and told in other[1]
+    source = ("predict", str(world.run), str(world.data / "places" / "test.txt"), "--task", "places", "--out")
+    assert told in call(*source, "a.txt", "--dtype", "bfloat16", "--device", "cpu")[1]
+    assert told not in call(*source, "b.txt", "--dtype", "float32")[1]
+    for command in (("evaluate", str(world.run), *text), (*source, "c.txt"), ("export", str(world.run), "adapter")):
+        status, _, err = call(*command, "--device", "cuda:99")
+        assert status == 2 and '--device "cuda:99": this machine has auto, cpu' in err
+
+
 def test_export_and_import_give_the_same_predictions(world, here):
     flags = ("--set", "backbone.positions=shifted", "--set", "tasks=[places]")
     assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0

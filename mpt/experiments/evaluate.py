@@ -9,16 +9,20 @@ from rich.console import Console
 
 from mpt.base.errors import CheckpointError, DataError
 from mpt.base.files import replace_durable, to_json
+from mpt.base.settings import Dtype
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.of_task import family_of
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.manifest.task_spec import Split
 from mpt.data.tasks import Task, load_tasks
-from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
+from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
-from mpt.experiments.assembly import encode_tasks, make_folder, tell
-from mpt.serving.saved import SavedModel, open_saved
+from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.run_folder import make_folder
+from mpt.serving.saved import SavedModel, find_device, open_saved
 from mpt.training.checkpoint import differences
+from mpt.training.runlog import tell
 
 
 def evaluate(
@@ -30,6 +34,8 @@ def evaluate(
     out: Path | None,
     backbone: str | None,
     against: Path | None = None,
+    dtype: Dtype = "auto",
+    device: str = "auto",
     console: Console,
 ) -> Report:
     """Score tasks, print the report and write it as JSON and Markdown.
@@ -42,13 +48,16 @@ def evaluate(
         out: Folder for `evaluation-SPLIT.json` and `.md`; None writes nothing.
         backbone: Where the backbone lies now, when it has moved.
         against: Another model of the same tasks, to compare with by a paired bootstrap over sentences.
+        dtype: Of the backbone's weights, see `mpt.serving.saved.open_saved`.
+        device: Where to compute, see `mpt.serving.saved.find_device`.
         console: Where people read.
 
     Raises:
         MptError: Of the fitting class; a task whose labels are not the head's is refused.
     """
     manifest = load_manifest(manifest_path)
-    saved = open_saved(model, reference=backbone)
+    place = find_device(device)
+    saved = open_saved(model, reference=backbone, dtype=dtype, device=place)
     names = list(tasks) or [name for name in manifest.tasks if name in saved.tasks]
     if not names:
         raise CheckpointError(
@@ -57,11 +66,11 @@ def evaluate(
         )
     loaded, notices = load_tasks(manifest, names=names, splits=(split,))
     _check(saved, loaded, split)
-    other = None if against is None else open_saved(against, reference=backbone)
+    other = None if against is None else open_saved(against, reference=backbone, dtype=dtype, device=place)
     if other is not None:
         _check(other, loaded, split)
     encoded, said = encode_tasks(loaded, saved.scorer.backbone)
-    tell(console, notices + said)
+    tell(console, [*saved.notices, *(other.notices if other else ()), *notices, *said])
     if out is not None:
         make_folder(out)
     report = Report(
@@ -133,7 +142,6 @@ def _print_comparison(
 
 
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
-    task = encoded.task
-    predicted = predict_split(saved.scorer, task.name, encoded.splits[split], family=task.spec.kind)
-    gold = encoded.gold(split, range(len(predicted)))
-    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)
+    family = family_of(encoded.task.spec)
+    predicted = predict_split(saved.scorer, encoded.task.name, encoded.splits[split], family=family)
+    return family.counts(encoded.gold(split, range(len(predicted))), predicted)

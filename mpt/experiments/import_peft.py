@@ -11,7 +11,6 @@ from mpt.base.files import sha256_file
 from mpt.base.settings import BackboneSettings, PromptSettings
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, chosen_names, load_tasks
-from mpt.experiments.assembly import tell
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
 from mpt.model.state.bank import TaskState
@@ -25,6 +24,7 @@ from mpt.serving.peft_adapter import (
 )
 from mpt.training.checkpoint import Checkpoint, save_checkpoint
 from mpt.training.identity import identity_of
+from mpt.training.runlog import tell
 
 UNTRAINED = {"step": 0, "score": None, "stopped_early": False, "history": [], "scores": [], "pieces": 0, "seconds": 0.0}
 

@@ -77,7 +77,13 @@ class Scorer(nn.Module):
         del self._heads[f"slot_{slot}"]
 
     def heads(self, slot: int = 0) -> dict[str, Head]:
-        """Heads of a slot by task."""
+        """Heads of a slot by task.
+
+        Raises:
+            MptError: There is no such slot.
+        """
+        if slot not in self.bank.slots:
+            raise MptError(f"no slot {slot}: this model has slots {', '.join(map(str, self.bank.slots))}")
         own: nn.ModuleDict = self._heads[f"slot_{slot}"]  # type: ignore[assignment]
         return {key.removeprefix("task_"): head for key, head in own.items()}  # type: ignore[misc]
 
@@ -108,7 +114,7 @@ class Scorer(nn.Module):
             log-scores in float32, also when the backbone computes in bfloat16.
 
         Raises:
-            MptError: A task has no head, or the states of the rows cannot meet in a batch.
+            MptError: There is no such slot, a task has no head, or the states of the rows cannot meet in a batch.
         """
         heads = [(number, self.head(it, group.slot)) for number, group in enumerate(batch.rows) for it in group.tasks]
         states_MH = self.word_states(batch, generator).split([group.words for group in batch.rows])

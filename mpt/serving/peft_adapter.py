@@ -21,7 +21,8 @@ from transformers import AutoConfig
 from mpt.base.errors import CheckpointError
 from mpt.base.files import published_folder, to_json, write_durable
 from mpt.data.families.family import FAMILIES, FamilyName
-from mpt.model.backbone.backbone import Backbone, locate
+from mpt.model.backbone.backbone import Backbone
+from mpt.model.backbone.identity import locate
 from mpt.model.state.part import Part
 from mpt.model.state.peft_form import FORMS, PeftForm, unexpressed
 from mpt.serving.saved import SavedModel
@@ -95,7 +96,8 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
     }
     tensors |= {f"{form.root}{name}.weight": head.weight, f"{form.root}{name}.bias": head.bias}
     labels = dict(enumerate(head.labels))
-    described = AutoConfig.from_pretrained(folder, id2label=labels, label2id={name: i for i, name in labels.items()})
+    named = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+    described = AutoConfig.from_pretrained(folder, trust_remote_code=False, **named)
     weights = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
         with published_folder(out) as made:
@@ -143,12 +145,12 @@ def unsupported(form: PeftForm, backbone: Backbone, part: Part | None = None) ->
 
 def foreign_family(task: str, family: FamilyName) -> list[str]:
     """Why a head of a family is none of token classification; nothing where it is."""
-    unit = FAMILIES[family].unit
-    if unit == "words":
+    kind = FAMILIES[family]
+    if kind.every_word:
         return []
     return [
-        f'the head of task "{task}" (family {family}) scores {unit}, expected words, which is what is exchanged with '
-        "PEFT's token classification. Take a task of tags"
+        f'the head of task "{task}" (family {family}) scores {kind.unit}, expected words, which is what is exchanged '
+        "with PEFT's token classification. Take a task of tags"
     ]
 
 

@@ -1,25 +1,14 @@
 """Tags for new text: from words to predictions, and from a file to the same file with predictions in it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 from mpt.base.errors import ConfigError
-from mpt.data.example import Example, sentence_asks
-from mpt.data.families.encoding import encode_examples
-from mpt.data.formats.questions import QaSource, read_questions, write_questions
-from mpt.data.formats.readers import read_sentences
-from mpt.data.formats.source import SourceFormat
-from mpt.data.formats.text_readers import TextSource, read_texts
-from mpt.data.formats.text_writers import write_answers
-from mpt.data.formats.writers import write_predictions
-from mpt.data.tasks import qa_source, source_format, text_source
+from mpt.data.example import Example
+from mpt.data.families.of_task import family_of
+from mpt.data.formats.layouts import Layout, read_file, write_file
 from mpt.evaluation.evaluator import predict_split
 from mpt.serving.saved import SavedModel
-
-Source: TypeAlias = SourceFormat | TextSource | QaSource
-"""How a file to be predicted is laid out."""
 
 
 class Predictor:
@@ -39,7 +28,7 @@ class Predictor:
         self.task = saved.only_task() if task is None else task
         self.spec = saved.task_spec(self.task)
         if no_answer_above is not None:
-            if not self.spec.no_answer:
+            if self.spec.no_answer_limit is None:
                 raise ConfigError(
                     f'no_answer_above: every input of task "{self.task}" has an answer, so there is no limit to set. '
                     "Leave it out, or train with no_answer: true in the manifest"
@@ -47,11 +36,9 @@ class Predictor:
             self.spec = self.spec.model_copy(update={"no_answer_above": no_answer_above})
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Layout:
         """How the task's training files are laid out."""
-        if self.spec.kind.unit == "passage":
-            return qa_source(self.spec, labelled=False)
-        return source_format(self.spec) if self.spec.kind.unit == "words" else text_source(self.spec, labelled=False)
+        return self.spec.layout()
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
         """Predict one tag for every word.
@@ -62,17 +49,14 @@ class Predictor:
             tokenizer knows nothing of.
         """
         scorer = self.saved.scorer
-        kind = self.spec.kind
-        asked = [example for example in examples if not kind.predicate or sentence_asks(example)]
-        split, notices = encode_examples(asked, self.spec, scorer.backbone.word_pieces, None)
-        predicted = predict_split(scorer, self.task, split, family=kind)
-        if len(asked) == len(examples):
-            return predicted, notices
-        found = iter(predicted)
-        return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
+        family, asks = family_of(self.spec), self.spec.kind.asks
+        asked = [example for example in examples if asks(example)]
+        split, notices = family.encode(asked, scorer.backbone.word_pieces, None)
+        found = iter(predict_split(scorer, self.task, split, family=family))
+        return [next(found) if asks(example) else ["O"] * len(example.words) for example in examples], notices
 
-    def predict_file(self, path_in: Path, source: Source, path_out: Path) -> tuple[int, list[str]]:
-        """Write a file's predictions in the file's own form; see `mpt.data.formats.writers.write_predictions`.
+    def predict_file(self, path_in: Path, source: Layout, path_out: Path) -> tuple[int, list[str]]:
+        """Write a file's predictions in the file's own form; see `mpt.data.formats.layouts.write_file`.
 
         Returns:
             The number of sentences (of predicates, where tags are about one), and notices.
@@ -80,17 +64,7 @@ class Predictor:
         Raises:
             DataError: The file is not laid out as `source` says, or the output cannot be written.
         """
-        if isinstance(source, QaSource):
-            questions, said = read_questions(path_in, source)
-            answers, notices = self.predict(questions)
-            write_questions(path_in, source, questions, [answer for (answer,) in answers], path_out)
-            return len(questions), said + notices
-        if isinstance(source, TextSource):
-            texts = read_texts(path_in, source)
-            answers, notices = self.predict(texts)
-            write_answers(path_in, source, texts, [answer for (answer,) in answers], path_out)
-            return len(texts), notices
-        sentences = read_sentences(path_in, source.without_tags())
-        tags, notices = self.predict(sentences)
-        write_predictions(path_in, replace(source, scheme=self.spec.tag_scheme), sentences, tags, path_out)
-        return len(sentences), notices
+        examples, said = read_file(path_in, source.without_gold())
+        predicted, notices = self.predict(examples)
+        write_file(path_in, source, examples, predicted, path_out)
+        return len(examples), said + notices

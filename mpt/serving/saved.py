@@ -1,6 +1,5 @@
 """A checkpoint as a model again: backbone found and compared, task state and heads in place."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,13 @@ from typing import Any
 
 import torch
 
-from mpt.base.errors import BackboneError, CheckpointError
+from mpt.base.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
+from mpt.base.settings import Dtype
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import make_task
-from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.backbone import Backbone, load_backbone
+from mpt.model.backbone.precision import resolve_dtype
 from mpt.model.backbone.probe import probe
 from mpt.model.backbone.sharding import Sharding
 from mpt.model.language_head import new_heads
@@ -32,11 +34,13 @@ class SavedModel:
         folder: The checkpoint's folder.
         checkpoint: Its content.
         scorer: The model.
+        notices: What a user should know about how it was opened.
     """
 
     folder: Path
     checkpoint: Checkpoint
     scorer: Scorer
+    notices: tuple[str, ...] = ()
 
     @property
     def state(self) -> TaskState:
@@ -47,6 +51,11 @@ class SavedModel:
     def tasks(self) -> Mapping[str, Any]:
         """What the checkpoint says about each task: family, metric, labels, files, spec."""
         return self.checkpoint.identity["tasks"]
+
+    @property
+    def dtype(self) -> str:
+        """Type of the backbone's weights as it was opened."""
+        return str(self.scorer.backbone.dtype).removeprefix("torch.")
 
     def only_task(self) -> str:
         """The name of its task, when there is one.
@@ -68,16 +77,21 @@ def open_saved(
     path: Path,
     *,
     reference: str | None = None,
+    dtype: Dtype = "auto",
     device: torch.device | str = "cpu",
     sharding: Sharding | None = None,
+    over: Backbone | None = None,
 ) -> SavedModel:
     """Load a run's best checkpoint, or a given one, for use.
 
     Args:
         path: A run folder or a checkpoint folder.
         reference: Where the backbone lies now, when it has moved; its content must be the same.
+        dtype: Type of the backbone's weights. "auto" is the one that it was trained in, but float32 where that is
+            bfloat16 and the device only emulates it.
         device: Where to put it.
         sharding: Spread the backbone over the ranks; None has all of it on every rank.
+        over: The same backbone, which is in memory already; None loads it.
 
     Raises:
         CheckpointError: Damaged, or the backbone is another one than it was made for.
@@ -87,11 +101,13 @@ def open_saved(
     checkpoint = load_checkpoint(folder)
     saved = checkpoint.identity["backbone"]
     specs = checkpoint.identity["state"]
+    trained = saved["dtype"]
+    opened = resolve_dtype(trained if (dtype, trained) == ("auto", "float32") else dtype, torch.device(device))
     try:
-        backbone = load_backbone(
+        backbone = over or load_backbone(
             reference or saved["reference"],
             revision=None if reference else saved["revision"],
-            dtype=saved["dtype"],
+            dtype=opened,
             prompt_length=virtual_tokens(specs),
             shifted=saved["positions"] == "shifted",
             longest_window=saved["longest_window"],
@@ -117,8 +133,23 @@ def open_saved(
     heads = new_heads(backbone, tasks, seed=0)
     scorer = Scorer(backbone, restored_state(specs, checkpoint.state, backbone, where=str(folder)), heads)
     scorer.restore(checkpoint.tensors)
-    return SavedModel(folder=folder, checkpoint=checkpoint, scorer=scorer)
+    told = f"{folder}: trained in {trained}, opened in {opened}: scores may differ slightly from those of its training"
+    notices = () if opened == trained else (told,)
+    return SavedModel(folder=folder, checkpoint=checkpoint, scorer=scorer, notices=notices)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this machine that a user names; "auto" is its first GPU, or its processor where it has none.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    count = torch.cuda.device_count()
+    known = ["auto", "cpu", *["cuda"] * (count > 0), *(f"cuda:{number}" for number in range(count))]
+    if name not in known:
+        raise ConfigError(f'--device "{name}": this machine has {", ".join(known)}.{did_you_mean(name, known)}')
+    return torch.device(name if name != "auto" else "cuda" if count else "cpu")
 
 
 def _spec(facts: Mapping[str, Any]) -> TaskSpec:
-    return TaskSpec.model_validate_json(json.dumps(facts["spec"]))
+    return task_spec(facts["spec"])

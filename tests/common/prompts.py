@@ -33,9 +33,9 @@ def random_prompt(backbone, length, layers=None, *, seed=0, dropout=0.0):
 
 
 def random_low_rank(backbone, rank, *, alpha=None, targets="all", layers=None, seed=0):
-    """Updates of half the size of what they are added to, unless alpha is told."""
+    """Updates of a quarter of the size of what they are added to, unless alpha is told."""
     layers = range(backbone.num_layers) if layers is None else layers
-    alpha = rank / 2 if alpha is None else alpha
+    alpha = rank / 4 if alpha is None else alpha
     part = fresh_low_rank(backbone, rank=rank, alpha=alpha, targets=targets, layers=list(layers), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common.backbones import prefix_tuning
 from common.prompts import random_batch
 from common.runs import quiet, run_pretrain, run_transfer, write_bert
 from safetensors.torch import load_file, save_file
@@ -208,6 +209,7 @@ def require_same_scores(saved, model):
     torch.testing.assert_close(scores_of(saved, batch), theirs[:, order], atol=1e-5, rtol=1e-4)
 
 
+@prefix_tuning
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("projection", [False, True])
 def test_the_scores_are_those_of_what_peft_saved(world, saved_by_peft, tmp_path, projection):

@@ -1,28 +1,33 @@
 """Scores of verbalizer words, beside transformers' own masked language models."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from common.backbones import tiny_backbone
-from common.prompts import random_bank
+from common.prompts import random_states, scores_of
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mpt.base.errors import BackboneError, DataError
+from mpt.data.encoded import encode_task
 from mpt.data.example import TextExample
-from mpt.data.families.encoding import encode_task
+from mpt.data.manifest.format_specs import CsvSpec
 from mpt.data.manifest.source_spec import Fields, Files
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.batch import collate
 from mpt.data.tasks import make_task
+from mpt.model import language_head
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
 from mpt.model.language_head import LanguageHead, new_heads, verbalizer_notices
 from mpt.model.losses import summed_loss
-from mpt.model.scorer import Tagger
+from mpt.model.scorer import Scorer
+from mpt.model.state.bank import TaskState
 
 MASKED = ("bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert", "deberta", "deberta-v3")
 WORDS = {"bad": "low", "good": "new"}
@@ -45,7 +50,7 @@ def masked(tmp_path_factory):
 
 
 def spec_of(*, pair=False, words=None, template=TEMPLATE, labels="auto"):
-    return TaskSpec(
+    return CsvSpec(
         family="classification",
         format="csv",
         files=Files(train=("a.csv",), dev=("b.csv",)),
@@ -65,14 +70,14 @@ def task_of(spec, *texts, name="t"):
     return replace(make_task(name, spec, labels=labels, digests={}), splits={"train": examples})
 
 
-def model_of(folder, task, *, bank=None, **options):
+def model_of(folder, task, *, state=None, **options):
     backbone = load_backbone(str(folder), dtype="float32", **options)
-    return Tagger(backbone, None if bank is None else bank(backbone), new_heads(backbone, [task], seed=0))
+    return Scorer(backbone, TaskState() if state is None else state(backbone), new_heads(backbone, [task], seed=0))
 
 
-def batch_of(tagger, task):
-    split = encode_task(task, tagger.backbone.word_pieces)[0].splits["train"]
-    return collate(split, np.arange(len(split)), pad=tagger.backbone.word_pieces.pad)
+def batch_of(scorer, task):
+    split = encode_task(task, scorer.backbone.word_pieces)[0].splits["train"]
+    return collate(split, np.arange(len(split)), pad=scorer.backbone.word_pieces.pad, tasks=(task.name,))
 
 
 def reference_scores(folder, text, words):
@@ -91,9 +96,9 @@ def reference_scores(folder, text, words):
 def test_scores_are_those_of_the_masked_language_model(masked, kind):
     folder = masked(kind)
     task = task_of(spec_of(), "the low river is new")
-    tagger = model_of(folder, task)
+    scorer = model_of(folder, task)
     with torch.no_grad():
-        found = tagger("t", batch_of(tagger, task))
+        found = scores_of(scorer, batch_of(scorer, task))
     mask = AutoTokenizer.from_pretrained(folder).mask_token
     space = " " if kind in ("roberta", "modernbert") else ""
     expected = reference_scores(
@@ -107,10 +112,10 @@ def test_scores_are_those_of_the_masked_language_model(masked, kind):
 def test_pairs_are_one_text_in_one_segment(masked, kind):
     folder = masked(kind)
     task = task_of(spec_of(pair=True, template="is {pair} , {text} ? {mask} ."), ("the low river", "new doctor"))
-    tagger = model_of(folder, task)
-    batch = batch_of(tagger, task)
+    scorer = model_of(folder, task)
+    batch = batch_of(scorer, task)
     with torch.no_grad():
-        found = tagger("t", batch)
+        found = scores_of(scorer, batch)
     mask = AutoTokenizer.from_pretrained(folder).mask_token
     space = " " if kind == "roberta" else ""
     text = f"is new doctor , the low river ? {mask} ."
@@ -123,18 +128,48 @@ def test_pairs_are_one_text_in_one_segment(masked, kind):
 def test_output_embeddings_of_their_own(masked):
     folder = masked("bert", tie_word_embeddings=False)
     task = task_of(spec_of(), "the river")
-    tagger = model_of(folder, task)
+    scorer = model_of(folder, task)
     with torch.no_grad():
-        found = tagger("t", batch_of(tagger, task))
+        found = scores_of(scorer, batch_of(scorer, task))
     expected = reference_scores(folder, "the river in the [MASK] river .", WORDS.values())
     torch.testing.assert_close(found[0], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["deberta", "deberta-v3"])
+def test_debertas_head_under_the_names_that_it_was_published_with(masked, tmp_path, kind):
+    """Published configurations do not say so: the files do."""
+    folder = masked(kind, legacy=False)
+    assert "lm_predictions.lm_head.dense.weight" in load_file(folder / "model.safetensors")
+    expected = reference_scores(folder, "the river in the [MASK] river .", WORDS.values())
+    silent = Path(shutil.copytree(folder, tmp_path / "silent"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["legacy"]
+    (silent / "config.json").write_text(json.dumps(config))
+    task = task_of(spec_of(), "the river")
+    tagger = model_of(silent, task)
+    with torch.no_grad():
+        torch.testing.assert_close(tagger("t", batch_of(tagger, task))[0], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v3", "electra"])
+def test_no_second_body_is_made_and_no_vocabulary_held(masked, monkeypatch, kind):
+    """Of what is put into memory nothing is as large as the word embeddings."""
+    backbone = load_backbone(str(masked(kind)), dtype="float32")
+    made, fill = [], language_head.fill
+    monkeypatch.setattr(language_head, "fill", lambda unit, *a, **more: made.append(unit) or fill(unit, *a, **more))
+    new_heads(backbone, [task_of(spec_of(), "a")], seed=0)
+    (head,) = made
+    held = {name: weight.shape for name, weight in head.named_parameters()}
+    assert held and not any(weight.is_meta for weight in head.parameters())
+    assert not any("embeddings" in name or "encoder" in name for name in held)
+    assert all(len(shape) == 1 or shape[0] <= backbone.hidden_size for shape in held.values())
 
 
 def test_the_first_names_of_berts_layer_norm(masked, tmp_path):
     """The files of bert-base-uncased say gamma and beta."""
     task = task_of(spec_of(), "the river")
-    tagger = model_of(masked("bert"), task)
-    expected = tagger("t", batch_of(tagger, task))
+    scorer = model_of(masked("bert"), task)
+    expected = scores_of(scorer, batch_of(scorer, task))
     folder = tiny_backbone(tmp_path / "old", "bert", masked=True)
     names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     weights = load_file(folder / "model.safetensors")
@@ -144,20 +179,20 @@ def test_the_first_names_of_berts_layer_norm(masked, tmp_path):
             key = key.replace(new, old)
         renamed[key] = value
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    tagger = model_of(folder, task)
-    torch.testing.assert_close(tagger("t", batch_of(tagger, task)), expected)
+    scorer = model_of(folder, task)
+    torch.testing.assert_close(scores_of(scorer, batch_of(scorer, task)), expected)
 
 
 def test_without_a_head_the_input_embeddings_are_used_and_it_is_told(tiny_folder, masked):
     task = task_of(spec_of(), "the river")
-    tagger = model_of(tiny_folder("bert"), task)
-    backbone = tagger.backbone
-    batch = batch_of(tagger, task)
+    scorer = model_of(tiny_folder("bert"), task)
+    backbone = scorer.backbone
+    batch = batch_of(scorer, task)
     pieces = [backbone.word_pieces.tokenizer.token_to_id(word) for word in WORDS.values()]
     rows = backbone.model.get_input_embeddings().weight[pieces]
     with torch.no_grad():
-        expected = functional.linear(tagger.word_states(batch), rows)
-        torch.testing.assert_close(tagger("t", batch), expected)
+        expected = functional.linear(scorer.word_states(batch), rows)
+        torch.testing.assert_close(scores_of(scorer, batch), expected)
     (notice,) = verbalizer_notices(backbone, [task, replace(task, name="u")])
     assert notice.startswith("verbalizer of t, u: the backbone's files hold no language-model head")
     plain = replace(task, spec=spec_of(words={}, labels=("bad", "good")))
@@ -181,21 +216,24 @@ def test_part_of_a_head_is_refused(tmp_path):
 
 def test_gradients_reach_the_prompt_alone(masked):
     task = task_of(spec_of(), "the low river", "new")
-    tagger = model_of(masked("roberta"), task, bank=lambda backbone: random_bank(backbone, 3))
-    head = tagger.head("t")
+    scorer = model_of(masked("roberta"), task, state=lambda backbone: random_states(backbone, 3)[0])
+    head = scorer.head("t")
     assert list(head.parameters()) == [] and head.state_dict() == {}
-    assert [name for name, _ in tagger.named_parameters()] == list(tagger.state_dict()) == ["bank.slots.0"]
-    summed_loss(tagger("t", batch_of(tagger, task)), batch_of(tagger, task)).backward()
-    assert tagger.bank.slots[0].grad.abs().max() > 0
-    assert all(weight.grad is None for weight in tagger.backbone.model.parameters())
+    assert (
+        [name for name, _ in scorer.named_parameters()]
+        == list(scorer.state_dict())
+        == ["bank._slots.0._parts.prompt.flat"]
+    )
+    summed_loss(scores_of(scorer, batch_of(scorer, task)), batch_of(scorer, task)).backward()
+    assert scorer.state.parts["prompt"].flat.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in scorer.backbone.model.parameters())
 
 
 def test_scores_are_float32_over_bfloat16(masked):
     task = task_of(spec_of(), "the low river")
-    tagger = Tagger(
-        backbone := load_backbone(str(masked("bert")), dtype="bfloat16"), None, new_heads(backbone, [task], seed=0)
-    )
-    assert tagger("t", batch_of(tagger, task)).dtype == torch.float32
+    backbone = load_backbone(str(masked("bert")), dtype="bfloat16")
+    scorer = Scorer(backbone, TaskState(), new_heads(backbone, [task], seed=0))
+    assert scores_of(scorer, batch_of(scorer, task)).dtype == torch.float32
 
 
 def test_heads_of_a_mixture_share_the_transform(masked):
@@ -215,7 +253,7 @@ def test_rows_follow_the_labels(masked):
     heads = [new_heads(backbone, [one], seed=0)["t"] for one in (task, turned)]
     assert heads[1].labels == ("good", "bad")
     assert torch.equal(heads[0].weight, heads[1].weight.flip(0)) and torch.equal(heads[0].bias, heads[1].bias.flip(0))
-    assert LanguageHead(backbone).layout is not None
+    assert not isinstance(LanguageHead(backbone).transform, torch.nn.Identity)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from common.backbones import prefix_tuning
 from common.prompts import LABELS, random_batch, random_low_rank, random_prompt, scorer_of, scores_of
 from safetensors.torch import load_file, save_file
 
@@ -365,7 +366,11 @@ def word_scores(model, batch):
 
 @peft_warns
 @pytest.mark.parametrize(
-    ("kind", "made"), [*((kind, prompted) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)]
+    ("kind", "made"),
+    [
+        *(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS),
+        *((kind, updated) for kind in LORA_KINDS),
+    ],
 )
 def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp_path, kind, made):
     from transformers import AutoConfig
@@ -385,7 +390,7 @@ def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp
 
 
 @peft_warns
-@pytest.mark.parametrize("made", [prompted, updated])
+@pytest.mark.parametrize("made", [pytest.param(prompted, marks=prefix_tuning), updated])
 def test_peft_finds_the_backbone_by_itself(peft, load, tmp_path, made):
     saved = made(load)
     export_peft(saved, "t", tmp_path / "adapter")
@@ -405,6 +410,7 @@ def test_updates_of_some_layers_and_targets_are_those_in_peft(peft, load, tiny_f
     torch.testing.assert_close(word_scores(model, batch), scores_of(saved.scorer, batch), atol=1e-5, rtol=1e-4)
 
 
+@prefix_tuning
 @peft_warns
 def test_peft_scores_differently_where_an_export_is_refused(peft, load, tiny_folder, tmp_path):
     """The twin: the same prompt with unshifted positions is another function."""

@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from mpt.base.errors import CheckpointError
 from mpt.training import checkpoint as checkpoints
 from mpt.training.checkpoint import (
     SEAL,
+    TENSORS,
     Checkpoint,
     best,
     differences,
@@ -30,16 +30,20 @@ from mpt.training.checkpoint import (
     verify,
 )
 
-FILES = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors", "state.json", "identity.json", SEAL)
+FILES = (
+    *("state.safetensors", "heads.safetensors", "optimizer.safetensors", "networks.safetensors"),
+    *("progress.json", "identity.json", SEAL),
+)
 
 
 def make(step=3, score=0.5):
     values = torch.arange(24, dtype=torch.float32).reshape(2, 2, 1, 2, 3) * 1.1 + step
     return Checkpoint(
-        prompts={"slot0": values},
+        state={"prompt.values": values},
         heads={"ner.weight": torch.randn(3, 4), "ner.bias": torch.zeros(3)},
-        optimizer={"bank.slots.0/exp_avg": values / 7, "bank.slots.0/step": torch.tensor(float(step))},
-        state={"step": step, "score": score, "history": [], "scores": []},
+        optimizer={"prompt/exp_avg": values / 7, "prompt/step": torch.tensor(float(step))},
+        networks={"prompt.layers.0.weight": values.flatten() / 3},
+        progress={"step": step, "score": score, "history": [], "scores": []},
         identity={"backbone": {"weights_sha256": "ab"}, "tasks": {"ner": {"labels": ["O", "B-\u00e9t\u00e9"]}}},
     )
 
@@ -64,23 +68,13 @@ def folder(saved, tmp_path):
 def test_what_is_loaded_is_what_was_saved(tmp_path):
     before = make()
     after = load_checkpoint(save_checkpoint(tmp_path, before))
-    for kind in ("prompts", "heads", "optimizer"):
+    for kind in TENSORS:
         assert list(getattr(after, kind)) == sorted(getattr(before, kind))
         for name, tensor in getattr(before, kind).items():
             assert getattr(after, kind)[name].numpy().tobytes() == tensor.numpy().tobytes()
             assert getattr(after, kind)[name].shape == tensor.shape
-    assert (after.state, after.identity, after.step) == (before.state, before.identity, 3)
-
-
-def test_the_network_behind_a_prompt_is_kept_and_guarded(tmp_path):
-    flat = save_checkpoint(tmp_path / "flat", make())
-    assert not (flat / "reparameterisation.safetensors").exists(), "only where there is one"
-    network = {"network.0.weight": torch.randn(2, 3)}
-    target = save_checkpoint(tmp_path, replace(make(), reparameterisation=network))
-    assert torch.equal(load_checkpoint(target).reparameterisation["network.0.weight"], network["network.0.weight"])
-    (target / "reparameterisation.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged: reparameterisation\.safetensors is missing"):
-        load_checkpoint(target)
+    assert (after.progress, after.identity, after.step) == (before.progress, before.identity, 3)
+    assert after.tensors == {"state": after.state, "networks": after.networks, "heads": after.heads}
 
 
 def test_equal_checkpoints_are_equal_bytes(tmp_path):
@@ -99,7 +93,7 @@ def test_a_published_checkpoint_is_never_overwritten(tmp_path):
     with pytest.raises(CheckpointError, match="step-00000003: this checkpoint exists already; nothing published is ov"):
         save_checkpoint(tmp_path, make(score=0.9))
     assert files_of(tmp_path) == before
-    assert load_checkpoint(folder).state["score"] == 0.1
+    assert load_checkpoint(folder).progress["score"] == 0.1
 
 
 # Damage
@@ -160,14 +154,14 @@ def test_a_file_of_another_step_is_refused(folder, tmp_path, name):
 
 
 def test_edited_json_is_refused(folder):
-    state = json.loads((folder / "state.json").read_text())
-    (folder / "state.json").write_text(json.dumps({**state, "score": 0.99}))
-    refused(folder, "state.json")
+    state = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps({**state, "score": 0.99}))
+    refused(folder, "progress.json")
 
 
 def test_an_edited_seal_is_refused(folder):
     seal = json.loads((folder / SEAL).read_text())
-    seal["files"]["state.json"]["bytes"] += 1
+    seal["files"]["progress.json"]["bytes"] += 1
     (folder / SEAL).write_text(json.dumps(seal))
     refused(folder, f"{SEAL} does not match its own digest")
 
@@ -181,20 +175,21 @@ def test_anything_else_in_place_of_the_seal_is_refused(folder, content):
 def test_every_damaged_file_is_named_and_older_checkpoints_are_offered(tmp_path):
     _, folder = save(tmp_path, (1, 0.1), (2, 0.2))
     (folder / "heads.safetensors").unlink()
-    (folder / "state.json").write_text("{}")
+    (folder / "progress.json").write_text("{}")
     refused(
         folder,
         "heads.safetensors is missing",
-        "state.json has 2 bytes, expected",
+        "progress.json has 2 bytes, expected",
         "Restore it from a copy, or remove this folder and use an older one (step-00000001)",
     )
 
 
 def test_an_unknown_format_version_is_told_apart_from_damage(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 2)
-    newer = save_checkpoint(tmp_path / "newer", make())
-    monkeypatch.undo()
-    refused(newer, "format version 2, this mpt knows 1. Use the mpt that wrote it")
+    for version in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "FORMAT_VERSION", version)
+            other = save_checkpoint(tmp_path / str(version), make())
+        refused(other, f"format version {version}, this mpt knows 2. Use the mpt that wrote it")
 
 
 def test_a_folder_without_a_seal_is_no_checkpoint(tmp_path):
@@ -209,7 +204,7 @@ def test_a_monstrous_json_file_is_not_read(folder, monkeypatch):
 
 # Kills and full disks
 
-DURABLE = [("write_durable", n) for n in range(6)] + [("fsync", n) for n in range(7)] + [("rename", 0), ("publish", 0)]
+DURABLE = [("write_durable", n) for n in range(7)] + [("fsync", n) for n in range(8)] + [("rename", 0), ("publish", 0)]
 
 
 class Killed(BaseException):

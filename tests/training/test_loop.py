@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -7,21 +6,32 @@ import torch
 from common.runs import changed, make_parts, state_bytes, transfer_settings
 from rich.console import Console
 
-from mpt.model.scorer import Tagger
-from mpt.model.state.input_prompt import ShallowPrompt
-from mpt.model.state.low_rank import new_adaptation
+from mpt.base.settings import LowRankSettings, PromptSettings
+from mpt.model.state.bank import TaskState
+from mpt.model.state.input_prompt import InputPrompt
+from mpt.model.state.starts import StatePlan, fresh_state
+from mpt.model.state.weights import Weights
 from mpt.training.checkpoint import best, latest, list_checkpoints, load_checkpoint
-from mpt.training.loop import Run, selection_score, train, trained_state
+from mpt.training.loop import Run, selection_score, train
 from mpt.training.runlog import RunLog
 
+
+def planned(*parts, **prompt):
+    """A state from its plan, its prompt from noise."""
+    settings = PromptSettings(length=3, dropout=0.1, initialisation="normal_0.02", hidden_size=8, **prompt)
+    plan = StatePlan(parts=parts, prompt=settings, low_rank=LowRankSettings(rank=2))
+    return lambda backbone: fresh_state(plan, backbone, [], seed=0)
+
+
 TRAINED = {
-    "deep": lambda tagger: tagger,
-    "shallow": lambda tagger: Tagger(
-        tagger.backbone, None, tagger.heads, shallow=ShallowPrompt(torch.ones((3, 32)), dropout=0.1)
-    ),
-    "weights": lambda tagger: Tagger(
-        tagger.backbone, None, tagger.heads, adaptation=new_adaptation(tagger.backbone, weights="all", seed=0)
-    ),
+    "prompt": None,
+    "prompt behind a network": planned("prompt", reparameterisation="mlp"),
+    "low-rank": planned("low_rank"),
+    "prompt and low-rank": planned("prompt", "low_rank"),
+    "input": lambda backbone: TaskState([InputPrompt(torch.ones((3, 32)), dropout=0.1)]),
+    "input behind a network": planned("input", reparameterisation="lstm"),
+    "weights": lambda backbone: TaskState([Weights(backbone)]),
+    "nothing": lambda backbone: TaskState(),
 }
 """What a run trains besides heads."""
 
@@ -29,23 +39,22 @@ TRAINED = {
 class Script:
     """Scores in a given order, and what was asked for."""
 
-    def __init__(self, tagger, scores):
-        self.tagger = tagger
+    def __init__(self, scorer, scores):
+        self.scorer = scorer
         self.scores = scores
         self.limits = []
         self.seen = []
 
     def __call__(self, limit):
         self.limits.append(limit)
-        self.seen.append(state_bytes(self.tagger))
+        self.seen.append(state_bytes(self.scorer))
         score = self.scores[len(self.seen) - 1]
         return score if isinstance(score, dict) else dict.fromkeys(("people", "places", "words"), score)
 
 
-def make_run(world, folder, scores, *, step=0, dropout=0.1, trained="deep", **changes):
+def make_run(world, folder, scores, *, step=0, dropout=0.1, trained="prompt", **changes):
     """A run whose dev scores are given; an evaluation every step unless told otherwise."""
-    parts = make_parts(world, dropout=dropout)
-    parts = replace(parts, tagger=TRAINED[trained](parts.tagger))
+    parts = make_parts(world, dropout=dropout, state=TRAINED[trained])
     settings = changed(transfer_settings(), **{"evaluation__every_steps": 1, "training__steps": len(scores), **changes})
     if folder is not None:
         folder.mkdir(exist_ok=True)
@@ -57,9 +66,9 @@ def make_run(world, folder, scores, *, step=0, dropout=0.1, trained="deep", **ch
         step=step,
         title=None,
     )
-    script = Script(parts.tagger, scores)
+    script = Script(parts.scorer, scores)
     return Run(
-        tagger=parts.tagger,
+        scorer=parts.scorer,
         tasks=parts.tasks,
         plan=parts.plan(),
         settings=settings,
@@ -76,21 +85,22 @@ def test_the_final_weights_are_those_of_the_best_evaluation(world, tmp_path):
     progress = train(run)
     assert progress.best == 1
     assert len(set(map(str, run.evaluate.seen))) == 4, "every step has other weights"
-    assert state_bytes(run.tagger) == run.evaluate.seen[1]
+    assert state_bytes(run.scorer) == run.evaluate.seen[1]
 
 
 def test_of_equal_scores_the_earliest_is_the_best(world, tmp_path):
     run = make_run(world, tmp_path, [0.1, 0.4, 0.4, 0.4])
     assert train(run).best == 1
-    assert state_bytes(run.tagger) == run.evaluate.seen[1]
+    assert state_bytes(run.scorer) == run.evaluate.seen[1]
     assert best(tmp_path).name == "step-00000002"
 
 
 def test_memory_and_disk_agree_on_the_best(world, tmp_path):
     run = make_run(world, tmp_path, [0.3, 0.6, 0.1, 0.6])
     train(run)
-    saved = trained_state(run.tagger, load_checkpoint(best(tmp_path)))
-    assert {name: tensor.numpy().tobytes() for name, tensor in saved.items()} == state_bytes(run.tagger)
+    other = make_run(world, None, [])
+    other.scorer.restore(load_checkpoint(best(tmp_path)).tensors)
+    assert state_bytes(other.scorer) == state_bytes(run.scorer)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_what_to_select_by(world, tmp_path, select_by, chosen):
     ]
     run = make_run(world, tmp_path, scores, evaluation__select_by=select_by)
     assert train(run).best == chosen
-    assert state_bytes(run.tagger) == run.evaluate.seen[chosen]
+    assert state_bytes(run.scorer) == run.evaluate.seen[chosen]
 
 
 def test_the_mean_counts_every_task_once():
@@ -119,7 +129,7 @@ def test_patience_stops_early(world, tmp_path):
     run = make_run(world, tmp_path, [0.1, 0.5, 0.4, 0.5, 0.9, 0.9], evaluation__patience=2)
     progress = train(run)
     assert (progress.step, progress.stopped_early, progress.best) == (4, True, 1)
-    assert state_bytes(run.tagger) == run.evaluate.seen[1]
+    assert state_bytes(run.scorer) == run.evaluate.seen[1]
     assert "step 4: no better dev score in 2 evaluations; stopping early" in run.log.console.file.getvalue()
 
 
@@ -134,8 +144,8 @@ def test_a_run_that_stopped_early_stays_stopped(world, tmp_path):
     again = make_run(world, tmp_path, [], step=2, **changes)
     progress = train(again, load_checkpoint(latest(tmp_path)))
     assert (progress.step, again.evaluate.seen) == (2, [])
-    saved = trained_state(again.tagger, load_checkpoint(best(tmp_path)))
-    assert all(torch.equal(saved[name], value) for name, value in again.tagger.state_dict().items())
+    saved, now = load_checkpoint(best(tmp_path)).tensors, again.scorer.tensors()
+    assert all(torch.equal(saved[part][name], value) for part, own in now.items() for name, value in own.items())
 
 
 def test_evaluations_come_at_their_interval_and_at_the_end(world, tmp_path):
@@ -156,7 +166,7 @@ def test_checkpoints_come_at_evaluations_and_at_their_own_interval(world, tmp_pa
     run = make_run(world, tmp_path, [0.5, 1.0], checkpoints__keep_last=9, **changes)
     train(run)
     steps = [load_checkpoint(folder) for folder in list_checkpoints(tmp_path / "checkpoints")]
-    assert [(one.step, one.state["score"]) for one in steps] == [(3, None), (4, 0.5), (6, 1.0)]
+    assert [(one.step, one.progress["score"]) for one in steps] == [(3, None), (4, 0.5), (6, 1.0)]
 
 
 def test_old_checkpoints_go_but_the_best_stays(world, tmp_path):
@@ -169,7 +179,7 @@ def test_old_checkpoints_go_but_the_best_stays(world, tmp_path):
 def test_without_a_folder_nothing_is_written(world, tmp_path):
     run = make_run(world, None, [0.2, 0.1])
     train(run)
-    assert state_bytes(run.tagger) == run.evaluate.seen[0]
+    assert state_bytes(run.scorer) == run.evaluate.seen[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,14 +224,14 @@ def test_loading_a_checkpoint_and_going_on_is_the_same_as_never_stopping(world, 
     assert [entry["step"] for entry in progress.history] == [1, 2, 3, 4]
     for name in ("step-00000003", "step-00000004"):
         one, other = (tmp_path / run / "checkpoints" / name for run in ("whole", "parts"))
-        assert ("backbone.safetensors" in {path.name for path in one.iterdir()}) == (trained == "weights")
+        assert bool(load_checkpoint(one).networks) == ("network" in trained)
         for path in one.glob("*.safetensors"):
             assert path.read_bytes() == (other / path.name).read_bytes(), path
         assert (one / "identity.json").read_bytes() == (other / "identity.json").read_bytes()
         # Seconds are measured, everything else is computed.
-        straight, resumed = ({**load_checkpoint(folder).state, "seconds": 0} for folder in (one, other))
+        straight, resumed = ({**load_checkpoint(folder).progress, "seconds": 0} for folder in (one, other))
         assert straight == resumed
-    assert state_bytes(second.tagger) == state_bytes(whole.tagger)
+    assert state_bytes(second.scorer) == state_bytes(whole.scorer)
 
 
 def test_moments_are_restored_also_for_heads_that_were_never_drawn(world, tmp_path):
@@ -230,5 +240,8 @@ def test_moments_are_restored_also_for_heads_that_were_never_drawn(world, tmp_pa
     drawn = run.tasks[run.plan.step(0)[0].task].task.name
     names = set(load_checkpoint(latest(tmp_path)).optimizer)
     parameters = {name.rsplit("/", 1)[0] for name in names}
-    assert parameters == {"bank.slots.0", f"_heads.task_{drawn}.weight", f"_heads.task_{drawn}.bias"}
+    assert parameters == {
+        "bank._slots.0._parts.prompt.flat",
+        *(f"_heads.slot_0.task_{drawn}.{part}" for part in ("weight", "bias")),
+    }
     assert {name.rsplit("/", 1)[1] for name in names} == {"step", "exp_avg", "exp_avg_sq"}

@@ -3,11 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from common.prompts import random_low_rank, random_prompt, shape_of
 from common.runs import make_parts
 from torch import nn
 
-from mpt.model.state.bank import PromptBank
-from mpt.model.state.network import by_token, reparameterise
+from mpt.model.state.bank import TaskState
+from mpt.model.state.network import by_token, network_behind
+from mpt.model.state.prompt import Prompt
+from mpt.model.state.weights import Weights
 from mpt.training.optimizer import (
     WholeOptimizer,
     build_optimizer,
@@ -51,41 +54,59 @@ def test_epochs_may_be_a_fraction_of_a_step_long():
     assert epoch_schedule(gamma=0.5, steps_per_epoch=2.5, warmup_steps=0)(5) == 0.25
 
 
-@pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
+RATES = {"prompt": 0.2, "low_rank": 0.02, "backbone": 0.002, "head": 0.01}
+
+
+def groups_of(optimizer):
+    """The group of each parameter."""
+    return {id(p): group for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
 def test_a_network_is_trained_in_the_place_of_its_prompt_at_a_part_of_its_rate(world, kind):
-    tagger = make_parts(world).tagger
-    start = by_token(tagger.bank.slots[0].detach())
-    network = reparameterise(start, kind=kind, input_size=start.shape[1], hidden_size=8, seed=0)
-    tagger.bank = PromptBank(list(tagger.bank.slots), tagger.bank.shapes, reparameterisation=network)
-    rates = {"prompt_learning_rate": 0.2, "head_learning_rate": 0.01, "network_rate": 0.1}
-    optimizer = build_optimizer(tagger, weight_decay=0.3, **rates)
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    assert id(tagger.bank.slots[0]) not in groups
-    weights = {(groups[id(p)]["rate"], groups[id(p)]["weight_decay"]) for p in network.network.parameters()}
+    def behind_network(backbone):
+        start = torch.zeros(shape_of(backbone, 3).tensor_shape)
+        network = network_behind(by_token(start), kind=kind, input_size=4, hidden_size=8, seed=0)
+        return TaskState([Prompt(start, shape_of(backbone, 3), network=network, network_rate=0.1)])
+
+    scorer = make_parts(world, state=behind_network).scorer
+    prompt = scorer.state.parts["prompt"]
+    groups = groups_of(build_optimizer(scorer, rates=RATES, weight_decay=0.3))
+    assert id(prompt.flat) not in groups
+    weights = {(groups[id(p)]["rate"], groups[id(p)]["weight_decay"]) for p in prompt.network.parameters()}
     assert weights == {(0.2 * 0.1, 0.0)}
-    assert [groups[id(p)]["rate"] for p in network.flat_parameters] == [0.2] * (kind == "residual_mlp")
-    assert len(groups) == len(list(tagger.parameters())) - 1
+    assert len(groups) == len(list(scorer.parameters())) - 1
 
 
 def test_every_group_has_its_own_rate_and_prompts_are_not_decayed(world):
-    parts = make_parts(world)
-    optimizer = build_optimizer(parts.tagger, prompt_learning_rate=0.2, head_learning_rate=0.01, weight_decay=0.3)
+    scorer = make_parts(
+        world, state=lambda backbone: TaskState([random_prompt(backbone, 3), random_low_rank(backbone, 2)])
+    ).scorer
+    optimizer = build_optimizer(scorer, rates=RATES, weight_decay=0.3)
     set_learning_rates(optimizer, 0.5)
-    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    prompt = by_parameter[id(parts.tagger.bank.slots[0])]
-    assert (prompt["lr"], prompt["weight_decay"]) == (0.1, 0.0)
-    for head in parts.tagger.heads.values():
+    groups = groups_of(optimizer)
+    for kind, rate in (("prompt", 0.1), ("low_rank", 0.01)):
+        for parameter in scorer.state.parts[kind].parameters():
+            assert (groups[id(parameter)]["lr"], groups[id(parameter)]["weight_decay"]) == (rate, 0.0)
+    for head in scorer.heads().values():
         for parameter in head.parameters():
-            group = by_parameter[id(parameter)]
-            assert (group["lr"], group["weight_decay"]) == (0.005, 0.3)
-    assert len(by_parameter) == len(list(parts.tagger.parameters())), "and nothing else is trained"
+            assert (groups[id(parameter)]["lr"], groups[id(parameter)]["weight_decay"]) == (0.005, 0.3)
+    assert len(groups) == len(list(scorer.parameters())), "and nothing else is trained"
 
 
-def test_a_model_without_prompts_has_a_group_for_each_head(world):
-    parts = make_parts(world)
-    parts.tagger.bank = None
-    optimizer = build_optimizer(parts.tagger, prompt_learning_rate=0.2, head_learning_rate=0.01, weight_decay=0.0)
-    assert len(optimizer.param_groups) == len(parts.tagger.heads)
+def test_matrices_of_the_backbone_are_decayed_and_its_vectors_not(world):
+    scorer = make_parts(world, state=lambda backbone: TaskState([Weights(backbone)])).scorer
+    groups = groups_of(build_optimizer(scorer, rates=RATES, weight_decay=0.3))
+    for parameter in scorer.state.parameters():
+        group = groups[id(parameter)]
+        assert (group["rate"], group["weight_decay"]) == (0.002, 0.3 if parameter.dim() > 1 else 0.0)
+        assert bool(group["fused"]) == (parameter.dim() > 1), "the kernel that is fast for many values"
+
+
+def test_a_model_without_parts_has_a_group_for_each_head(world):
+    scorer = make_parts(world, state=lambda backbone: TaskState()).scorer
+    optimizer = build_optimizer(scorer, rates=RATES, weight_decay=0.0)
+    assert len(optimizer.param_groups) == len(scorer.heads())
 
 
 def with_gradients(*values):

@@ -12,25 +12,26 @@ STEPS = 6
 ALWAYS, SOMETIMES, NEVER = "people", "places", "words"
 
 
-def adamw(tagger):
-    return build_optimizer(tagger, prompt_learning_rate=0.2, head_learning_rate=0.05, weight_decay=0.1)
+def adamw(scorer):
+    rates = {"prompt": 0.2, "low_rank": 0.1, "backbone": 0.01, "head": 0.05}
+    return build_optimizer(scorer, rates=rates, weight_decay=0.1)
 
 
-def give_gradients(tagger, step):
+def give_gradients(scorer, step):
     """The same on every rank; one head is in every other step, one in none."""
     generator = torch.Generator().manual_seed(step)
-    present = [*tagger.bank.parameters(), *tagger.head(ALWAYS).parameters()]
-    present += tagger.head(SOMETIMES).parameters() if step % 2 else []
+    present = [*scorer.bank.parameters(), *scorer.head(ALWAYS).parameters()]
+    present += scorer.head(SOMETIMES).parameters() if step % 2 else []
     for parameter in present:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def do_steps(tagger, optimizer, steps):
+def do_steps(scorer, optimizer, steps):
     for step in steps:
         optimizer.set_learning_rates(1 / (step + 1))
-        give_gradients(tagger, step)
+        give_gradients(scorer, step)
         optimizer.step()
-        tagger.zero_grad(set_to_none=True)
+        scorer.zero_grad(set_to_none=True)
 
 
 def assert_same(ours, theirs):
@@ -46,7 +47,7 @@ def compare(rank, world, stage):
     accelerator = join_launch()
     found = find_engine(accelerator, clip_norm=1.0)
     assert found.name == f"DeepSpeed ZeRO-{stage}" and (found.sharding is not None) == (stage == 3)
-    whole, shared, resumed = (make_parts(world).tagger for _ in range(3))
+    whole, shared, resumed = (make_parts(world).scorer for _ in range(3))
     expected = WholeOptimizer(whole, adamw(whole))
     optimizer = ZeroOptimizer(shared, adamw(shared), found.zero)
     assert optimizer.tensors() == {}, "nothing has moved"

@@ -90,8 +90,13 @@ class _Layer:
         return call(*args)
 
     def _within(self, forward: ForwardPass, number: int, *args: Any, **kwargs: Any) -> Any:
+        before = self.running.forward
         self.running.enter(forward, number, self.device)
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            if before is not forward:  # computed again: leave nothing of the pass behind
+                self.running.enter(before, -1, self.device)
 
 
 class _Linear:
@@ -109,8 +114,8 @@ class _Linear:
             return update.added(inputs, outputs)
         except ValueError as error:
             raise BackboneError(
-                f"{self.name}: {error}, as DeBERTa does for positions with share_att_key. Low-rank updates of several "
-                "task states cannot meet in a batch over this backbone: use a batch for each"
+                f"{self.name}: {error}: DeBERTa projects positions, with share_att_key as it projects the text. "
+                "Low-rank updates of several task states cannot meet in a batch over it: use a batch for each"
             ) from error
 
 

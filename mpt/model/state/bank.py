@@ -109,6 +109,10 @@ class Bank(nn.Module):
         """Empty a slot; its number is not used again."""
         del self._slots[str(slot)]
 
+    def meets(self, slot: int) -> bool:
+        """Whether rows of a slot may be in a batch with rows of others that may."""
+        return all(part.meets for part in self.state(slot).parts.values())
+
     def apart(self, slots: Sequence[int]) -> str | None:
         """Why rows of these slots cannot meet in a batch; None where they can."""
         for slot in dict.fromkeys(slots):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.data.encoded import EncodedSplit, Places
-from mpt.data.order.batch import collate, evaluation_batches, word_rows
+from mpt.data.order.batch import RowGroup, collate, evaluation_batches, mixed, word_rows
+from mpt.data.windows import EncodedSplit, Places
 
 PAD = 99
 
@@ -112,15 +112,16 @@ def test_evaluation_sees_every_window_once(split_windows, tokens, data):
     assert (np.diff(np.concatenate(lengths)) >= 0).all()
 
 
-@pytest.mark.parametrize(("softmax_over", "expected"), [("window", [0, 0, 1, 2, 2]), ("example", [0, 0, 1, 1, 1])])
-def test_groups_are_numbered_in_the_order_of_the_batch(softmax_over, expected):
+@pytest.mark.parametrize(("whole", "expected"), [(False, [0, 0, 1, 2, 2]), (True, [0, 0, 1, 1, 1])])
+def test_groups_are_numbered_in_the_order_of_the_batch(whole, expected):
     split = EncodedSplit(
         pieces=np.arange(8, dtype=np.int32),
         piece_starts=np.array([0, 3, 5, 8]),
         positions=np.array([0, 1, 1, 2, 0], dtype=np.int32),
         word_starts=np.array([0, 1, 3, 5]),
         labels=np.array([1, 1, 0, 0, 3], dtype=np.int32),
-        softmax_over=softmax_over,
+        whole=whole,
+        one_right=True,
         windows_of=np.array([0, 2, 3]),
         places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
     )
@@ -142,3 +143,58 @@ def test_segments_are_padded_with_zeros():
         places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
     )
     assert collate(split, np.array([1, 0]), pad=9).segments_BS.tolist() == [[0, 1, 0], [0, 1, 1]]
+
+
+# Rows of several slots and tasks
+
+
+def test_rows_are_of_the_slot_and_the_tasks_that_are_told():
+    batch = collate(split_of(*THREE), np.array([2, 1]), pad=PAD, tasks=("a", "b"), slot=3)
+    assert batch.rows == (RowGroup(slot=3, tasks=("a", "b"), rows=2, words=4),) and batch.slots == [3, 3]
+    assert collate(split_of(*THREE), np.array([2, 1]), pad=PAD).rows == (), "a text that nobody scores"
+
+
+def test_mixed_batches_are_their_rows_one_after_the_other():
+    split = split_of(*THREE)
+    first = collate(split, np.array([1]), pad=PAD, tasks=("a",), slot=2)
+    second = collate(split, np.array([2, 0]), pad=PAD, tasks=("b", "c"))
+    batch = mixed([first, second], pad=PAD)
+    assert batch.input_ids_BS.tolist() == [
+        [1, 21, 2, PAD, PAD, PAD],
+        [1, 31, 32, 33, 34, 2],
+        [1, 11, 12, 2, PAD, PAD],
+    ]
+    assert batch.attention_mask_BS.sum(1).tolist() == [3, 6, 4] and batch.num_pieces == 13
+    assert batch.words_M.tolist() == [1, 6 + 1, 6 + 3, 6 + 4, 12 + 1, 12 + 2]
+    assert batch.rows == (*first.rows, *second.rows) and batch.slots == [2, 0, 0]
+    assert batch.labels_M is None and batch.groups_M is None
+
+
+@given(splits(), st.booleans(), st.booleans(), st.data())
+def test_mixing_batches_equals_collating_their_rows_together(split_windows, widths, segments, data):
+    split, windows = split_windows
+    if widths:
+        split = replace(split, widths=np.ones(len(split.positions), dtype=np.int32))
+    if segments:
+        split = replace(split, segments=np.arange(len(split.pieces), dtype=np.uint8) % 2)
+    rows = data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=8))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(rows)))))
+    groups = [group for group in np.split(np.array(rows), cuts) if len(group)]
+    batch = mixed([collate(split, group, pad=-1, tasks=(f"t{n}",), slot=n) for n, group in enumerate(groups)], pad=-1)
+    whole = collate(split, np.array(rows), pad=-1)
+    for name in ("input_ids_BS", "attention_mask_BS", "words_M", "widths_M", "segments_BS"):
+        ours, theirs = getattr(batch, name), getattr(whole, name)
+        assert (ours is None) == (theirs is None), name
+        assert ours is None or (ours.dtype == theirs.dtype and torch.equal(ours, theirs)), name
+    assert batch.slots == [slot for slot, group in enumerate(groups) for _ in group]
+    assert [group.words for group in batch.rows] == [int(split.words_of(group).sum()) for group in groups]
+    assert [group.tasks for group in batch.rows] == [(f"t{n}",) for n in range(len(groups))]
+
+
+def test_what_some_batches_have_is_made_up_for_in_others():
+    """A word of one piece, and pieces of the first segment."""
+    plain = split_of(*THREE)
+    rich = replace(plain, widths=np.array([1, 1, 1, 2, 1, 1]), segments=np.ones(len(plain.pieces), dtype=np.uint8))
+    batch = mixed([collate(rich, np.array([2]), pad=PAD), collate(plain, np.array([0]), pad=PAD)], pad=PAD)
+    assert batch.widths_M.tolist() == [2, 1, 1, 1, 1]
+    assert batch.segments_BS.tolist() == [[1] * 6, [0] * 6]

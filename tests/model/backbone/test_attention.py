@@ -1,22 +1,17 @@
-import threading
+import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from common.backbones import KINDS
-from common.prompts import random_bank, random_batch, rows_of, states_by_row, tagger_of
+from common.prompts import random_batch, random_states, rows_of, scorer_of, states_by_row
 from torch.nn import functional
 from transformers import AutoModel, DynamicCache
 
 from mpt.base.errors import BackboneError
 from mpt.model.backbone import attention as injection
-from mpt.model.backbone.attention import (
-    Injection,
-    LayerPrompt,
-    matmul_attention,
-    prompted_attention,
-    sdpa_attention,
-    tie,
-)
+from mpt.model.backbone.attention import matmul_attention, prompted_attention, sdpa_attention
+from mpt.model.backbone.forward import BARE, LayerPrompt, Running, tie
 
 CACHED = ("bert", "roberta", "xlm-roberta", "electra", "glm", "llama", "qwen2", "qwen3", "gpt2")
 """Kinds whose stock code takes prompts as past keys and values, at positions before the text's."""
@@ -32,12 +27,12 @@ def stock(folder):
     return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def keys_and_values(bank, rows):
-    """By layer: (keys, values) of slot 0 for all rows, or None."""
-    (shape,), (prompt,) = bank.shapes, bank.slots
-    found = [None] * shape.num_layers
-    for number, layer in enumerate(shape.layers):
-        found[layer] = tuple(part.detach().expand(rows, -1, -1, -1) for part in prompt[number])
+def keys_and_values(state, rows):
+    """By layer: (keys, values) of the prompt for all rows, or None."""
+    prompt = state.parts["prompt"]
+    found = [None] * prompt.shape.num_layers
+    for number, layer in enumerate(prompt.shape.layers):
+        found[layer] = tuple(part.detach().expand(rows, -1, -1, -1) for part in prompt.flat[number])
     return found
 
 
@@ -52,22 +47,24 @@ def close(actual, expected, tolerance=2e-5):
 def test_shifted_equals_past_keys_and_values(load, tiny_folder, kind):
     """What the reference implementation and PEFT do: a cache of P positions before the text."""
     backbone = load(kind, shifted=True, prompt_length=PROMPT)
-    bank, batch = random_bank(backbone, PROMPT), random_batch(backbone, *LENGTHS)
+    (state,), batch = random_states(backbone, PROMPT), random_batch(backbone, *LENGTHS)
     rows, columns = batch.input_ids_BS.shape
     first = 2 if "roberta" in kind else 0  # RoBERTa's positions start behind its padding index
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(keys_and_values(bank, rows)):
+    for layer, (keys, values) in enumerate(keys_and_values(state, rows)):
         cache.update(keys, values, layer)
+    model = stock(tiny_folder(kind))
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
     with torch.no_grad():
-        hidden = stock(tiny_folder(kind))(
+        hidden = model(
             input_ids=batch.input_ids_BS,
             attention_mask=torch.cat([torch.ones(rows, PROMPT, dtype=torch.long), batch.attention_mask_BS], dim=1),
             position_ids=(first + PROMPT + torch.arange(columns)).expand(rows, -1),
-            past_key_values=cache,
+            **{name: cache},
         ).last_hidden_state
-    states = torch.cat(states_by_row(tagger_of(backbone, bank), batch))
+    states = torch.cat(states_by_row(scorer_of(backbone, state), batch))
     close(states, hidden.flatten(0, 1)[batch.words_M])
-    unshifted = torch.cat(states_by_row(tagger_of(load(kind), bank), batch))
+    unshifted = torch.cat(states_by_row(scorer_of(load(kind), state), batch))
     assert (states - unshifted).abs().max() > 0.01  # positions matter
 
 
@@ -102,10 +99,10 @@ def hooked_states(monkeypatch, folder, prompts, batch, causal):
 @pytest.mark.parametrize("kind", REGISTRY)
 def test_unshifted_equals_keys_and_values_before_the_texts(load, tiny_folder, monkeypatch, kind, lengths, layers):
     backbone = load(kind)
-    bank, batch = random_bank(backbone, (PROMPT, layers)), random_batch(backbone, *lengths)
-    prompts = keys_and_values(bank, len(lengths))
+    (state,), batch = random_states(backbone, (PROMPT, layers)), random_batch(backbone, *lengths)
+    prompts = keys_and_values(state, len(lengths))
     expected = hooked_states(monkeypatch, tiny_folder(kind), prompts, batch, backbone.word_pieces.last_piece)
-    close(torch.cat(states_by_row(tagger_of(backbone, bank), batch)), expected)
+    close(torch.cat(states_by_row(scorer_of(backbone, state), batch)), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,17 +112,17 @@ def test_without_a_prompt_it_is_the_stock_model(load, tiny_folder, kind):
     with torch.no_grad():
         mask = batch.attention_mask_BS.long()  # DeBERTa-v2's own convolution takes no bool
         hidden = stock(tiny_folder(kind))(input_ids=batch.input_ids_BS, attention_mask=mask).last_hidden_state
-    close(torch.cat(states_by_row(tagger_of(backbone, None), batch)), hidden.flatten(0, 1)[batch.words_M])
+    close(torch.cat(states_by_row(scorer_of(backbone), batch)), hidden.flatten(0, 1)[batch.words_M])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slot_without_prompted_layers_is_the_bare_backbone_exactly(load, kind):
     backbone = load(kind)
     batch = random_batch(backbone, *LENGTHS)
-    bare = torch.cat(states_by_row(tagger_of(backbone, None), batch))
-    nothing = random_bank(backbone, (PROMPT, ()))
-    assert torch.equal(torch.cat(states_by_row(tagger_of(backbone, nothing), batch)), bare)
-    prompted = torch.cat(states_by_row(tagger_of(backbone, random_bank(backbone, PROMPT)), batch))
+    bare = torch.cat(states_by_row(scorer_of(backbone), batch))
+    nothing = random_states(backbone, (PROMPT, ()))
+    assert torch.equal(torch.cat(states_by_row(scorer_of(backbone, *nothing), batch)), bare)
+    prompted = torch.cat(states_by_row(scorer_of(backbone, *random_states(backbone, PROMPT)), batch))
     assert (prompted - bare).abs().max() > 0.05
 
 
@@ -161,20 +158,21 @@ def test_the_kernels_agree(mask):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernels_agree_in_a_whole_model(load, monkeypatch, kind):
     backbone = load(kind)
-    tagger = tagger_of(backbone, random_bank(backbone, PROMPT, (2, (1, 2))))
+    scorer = scorer_of(backbone, *random_states(backbone, PROMPT, (2, (1, 2))))
     batch, slots = random_batch(backbone, *LENGTHS), [0, 1, 1, 0]
-    expected = states_by_row(tagger, batch, slots)
+    expected = states_by_row(scorer, batch, slots)
     calls = []
     monkeypatch.setattr(injection, "matmul_attention", lambda *args: calls.append(args) or sdpa_attention(*args))
-    for ours, theirs in zip(states_by_row(tagger, batch, slots), expected, strict=True):
+    for ours, theirs in zip(states_by_row(scorer, batch, slots), expected, strict=True):
         close(ours, theirs)
     assert len(calls) == backbone.num_layers
 
 
 def attend(inputs, prompt, mask=None, **more):
     """One layer's attention with a prompt, outside of any model."""
-    module = torch.nn.Module()
-    tie(module, Injection(1)).prompt = prompt
+    module, running = torch.nn.Module(), Running()
+    tie(module, running)
+    running.enter(BARE if prompt is None else replace(BARE, prompts={0: prompt}), 0, torch.device("cpu"))
     return prompted_attention(module, *inputs, mask, **more)[0]
 
 
@@ -241,27 +239,17 @@ def test_queries_that_see_nothing_come_out_finite(kernel):
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_may_be_longer_than_a_local_window(load, kind, layers):
     backbone = load(kind)
-    bank = None if layers is None else random_bank(backbone, (PROMPT, layers))
-    tagger, batch = tagger_of(backbone, bank), random_batch(backbone, 60, 3)
-    for row, states in enumerate(states_by_row(tagger, batch)):
-        close(states, states_by_row(tagger, rows_of(batch, row))[0])
-
-
-def test_threads_do_not_share_prompts(load):
-    backbone = load("bert")
-    backbone.injection.prompts = ["mine"] * 3
-    seen = []
-    thread = threading.Thread(target=lambda: seen.extend(backbone.injection.prompts))
-    thread.start()
-    thread.join()
-    assert seen == [None] * 3 and backbone.injection.prompts == ["mine"] * 3
+    states = () if layers is None else random_states(backbone, (PROMPT, layers))
+    scorer, batch = scorer_of(backbone, *states), random_batch(backbone, 60, 3)
+    for row, states in enumerate(states_by_row(scorer, batch)):
+        close(states, states_by_row(scorer, rows_of(batch, row))[0])
 
 
 def test_two_backbones_do_not_meet(load):
     one, other = load("bert"), load("bert")
     batch = random_batch(one, *LENGTHS)
-    bare = torch.cat(states_by_row(tagger_of(other, None), batch))
-    tagger_of(one, random_bank(one, PROMPT)).word_states(batch)
+    bare = torch.cat(states_by_row(scorer_of(other), batch))
+    scorer_of(one, *random_states(one, PROMPT)).word_states(batch)
     with torch.no_grad():
         hidden = other.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS).last_hidden_state
     assert torch.equal(hidden.flatten(0, 1)[batch.words_M], bare)
@@ -271,6 +259,6 @@ def test_stock_models_of_the_same_process_are_left_alone(load, tiny_folder):
     batch = random_batch(load("bert"), *LENGTHS)
     before = stock(tiny_folder("bert"))(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS)
     backbone = load("bert")
-    tagger_of(backbone, random_bank(backbone, PROMPT)).word_states(batch)
+    scorer_of(backbone, *random_states(backbone, PROMPT)).word_states(batch)
     after = stock(tiny_folder("bert"))(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS)
     assert torch.equal(before.last_hidden_state, after.last_hidden_state)

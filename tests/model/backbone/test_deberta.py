@@ -3,7 +3,7 @@ from functools import wraps
 import pytest
 import torch
 from common.backbones import tiny_backbone
-from common.prompts import random_bank, random_batch, rows_of, states_by_row, tagger_of
+from common.prompts import random_batch, random_states, rows_of, scorer_of, states_by_row
 from transformers import AutoModel
 
 from mpt.base.errors import BackboneError
@@ -32,7 +32,7 @@ def test_without_a_prompt_every_variant_is_the_stock_model(tmp_path, kind, chang
             .eval()(batch.input_ids_BS, attention_mask=batch.attention_mask_BS.long())
             .last_hidden_state
         )
-    found = torch.cat(states_by_row(tagger_of(backbone, None), batch))
+    found = torch.cat(states_by_row(scorer_of(backbone), batch))
     torch.testing.assert_close(found, hidden.flatten(0, 1)[batch.words_M], atol=2e-5, rtol=1e-4)
 
 
@@ -43,7 +43,7 @@ def test_moving_the_text_moves_nothing(load, kind):
     for options in ({}, {"shifted": True, "prompt_length": 5}):
         backbone = load(kind, **options)
         batch = random_batch(backbone, 23, 9)
-        states.append(torch.cat(states_by_row(tagger_of(backbone, random_bank(backbone, 5)), batch)))
+        states.append(torch.cat(states_by_row(scorer_of(backbone, *random_states(backbone, 5)), batch)))
     assert torch.equal(*states)
 
 
@@ -51,9 +51,9 @@ def test_moving_the_text_moves_nothing(load, kind):
 def test_texts_beyond_the_farthest_distance(load, kind):
     """Alone as in company: distances are counted from the text's own pieces."""
     backbone = load(kind)
-    tagger, batch = tagger_of(backbone, random_bank(backbone, 5)), random_batch(backbone, 60, 3)
-    for row, states in enumerate(states_by_row(tagger, batch)):
-        alone = states_by_row(tagger, rows_of(batch, row))[0]
+    scorer, batch = scorer_of(backbone, *random_states(backbone, 5)), random_batch(backbone, 60, 3)
+    for row, states in enumerate(states_by_row(scorer, batch)):
+        alone = states_by_row(scorer, rows_of(batch, row))[0]
         torch.testing.assert_close(states, alone, atol=2e-5, rtol=1e-4)
 
 

@@ -3,33 +3,38 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from common.backbones import ENCODERS, KINDS
-from common.prompts import random_bank, random_batch, tagger_of
+from common.prompts import random_batch, random_states, scorer_of, scores_of
 from torch import nn
 from torch.nn import functional
 
 from mpt.base.errors import BackboneError
 from mpt.base.seeding import torch_generator
 from mpt.model.backbone.dropout import DropoutStreams, dropout_streams, dropped
+from mpt.model.backbone.forward import ForwardPass
 
 LENGTHS = (9, 4, 9)
 WITH_DROPOUT = (*ENCODERS, "gpt2")
 
 
-def dropping(backbone, rate=0.3, **options):
-    """A tagger whose head and prompt drop nothing."""
-    return tagger_of(backbone, random_bank(backbone, 5), backbone_dropout=rate, **options)
+def prompted(backbone, **options):
+    """A scorer whose head and prompt drop nothing."""
+    return scorer_of(backbone, *random_states(backbone, 5), **options)
 
 
-def scores(tagger, batch, *stream):
+def dropping(backbone, rate=0.3):
+    return prompted(backbone, backbone_dropout=rate)
+
+
+def scores(scorer, batch, *stream):
     with torch.no_grad():
-        return tagger("t", batch, generator=torch_generator(*stream) if stream else None)
+        return scores_of(scorer, batch, torch_generator(*stream) if stream else None)
 
 
-def gradient(tagger, batch, *stream):
-    tagger.zero_grad()
-    found = tagger("t", batch, generator=torch_generator(*stream))
+def gradient(scorer, batch, *stream):
+    scorer.zero_grad()
+    found = scores_of(scorer, batch, torch_generator(*stream))
     functional.cross_entropy(found, batch.labels_M, reduction="sum").backward()
-    return tagger.bank.slots[0].grad.clone()
+    return scorer.state.parts["prompt"].flat.grad.clone()
 
 
 # Masks
@@ -60,14 +65,14 @@ def test_streams_are_those_of_the_micro_batch():
 @pytest.mark.parametrize("kind", WITH_DROPOUT)
 def test_a_backbone_drops_in_training_alone_and_as_its_stream_says(load, kind):
     batch = random_batch(load(kind), *LENGTHS)
-    tagger = dropping(load(kind))
-    plain = scores(tagger_of(load(kind), random_bank(load(kind), 5)), batch)
-    assert torch.equal(scores(tagger, batch), plain)
-    first = scores(tagger, batch, 0, "dropout", 1)
+    scorer = dropping(load(kind))
+    plain = scores(prompted(load(kind)), batch)
+    assert torch.equal(scores(scorer, batch), plain)
+    first = scores(scorer, batch, 0, "dropout", 1)
     torch.manual_seed(77)
-    assert torch.equal(scores(tagger, batch, 0, "dropout", 1), first)
-    assert not torch.equal(first, plain) and not torch.equal(scores(tagger, batch, 0, "dropout", 2), first)
-    assert torch.equal(scores(tagger, batch), plain), "training leaves no trace"
+    assert torch.equal(scores(scorer, batch, 0, "dropout", 1), first)
+    assert not torch.equal(first, plain) and not torch.equal(scores(scorer, batch, 0, "dropout", 2), first)
+    assert torch.equal(scores(scorer, batch), plain), "training leaves no trace"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in WITH_DROPOUT])
@@ -91,7 +96,7 @@ def test_the_masks_are_where_bert_has_dropout_of_its_own(load):
         return values * kept / 0.7
 
     with torch.no_grad():
-        ours = backbone({"input_ids": batch.input_ids_BS}, None, streams)
+        ours = backbone(batch, ForwardPass(dropout=streams))
         for module in backbone.model.modules():
             if isinstance(module, nn.Dropout):
                 module.forward = masked
@@ -110,21 +115,18 @@ def test_recomputed_layers_drop_the_same(load, kind):
 
 
 def test_threads_drop_each_for_their_own_batch(load):
-    tagger = dropping(load("bert"))
+    scorer = dropping(load("bert"))
     batches = [random_batch(load("bert"), *LENGTHS, seed=seed) for seed in range(8)]
-    alone = [scores(tagger, batch, seed, "d") for seed, batch in enumerate(batches)]
+    alone = [scores(scorer, batch, seed, "d") for seed, batch in enumerate(batches)]
     with ThreadPoolExecutor(4) as pool:
-        beside = list(pool.map(lambda seed: scores(tagger, batches[seed], seed, "d"), range(8)))
+        beside = list(pool.map(lambda seed: scores(scorer, batches[seed], seed, "d"), range(8)))
     assert all(map(torch.equal, alone, beside))
 
 
 def test_training_leaves_no_dropout_to_the_next_pass(load):
     """Prompts start from what the backbone makes of text, and that has to stay the same."""
     backbone = load("bert")
-    tagger, batch = dropping(backbone), random_batch(backbone, *LENGTHS)
-    inputs = {"input_ids": batch.input_ids_BS, "attention_mask": batch.attention_mask_BS}
-    backbone.injection.prompts = [None] * backbone.num_layers
-    before = backbone(inputs)
-    scores(tagger, batch, 0, "d")
-    backbone.injection.prompts = [None] * backbone.num_layers
-    assert torch.equal(backbone(inputs), before)
+    scorer, batch = dropping(backbone), random_batch(backbone, *LENGTHS)
+    before = backbone(batch)
+    scores(scorer, batch, 0, "d")
+    assert torch.equal(backbone(batch), before)

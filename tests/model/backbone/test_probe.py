@@ -1,13 +1,12 @@
 import pytest
 import torch
 from common.backbones import KINDS
-from common.prompts import random_batch, states_by_row, tagger_of
+from common.prompts import random_batch, scorer_of, states_by_row
 
 from mpt.base.errors import BackboneError
-from mpt.model.backbone import attention as injection
-from mpt.model.backbone import stack
+from mpt.model.backbone import probe as probing
+from mpt.model.backbone.forward import BARE, LayerPrompt, Running
 from mpt.model.backbone.probe import probe
-from mpt.model.state import bank
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -27,13 +26,8 @@ def ignore_prompts(monkeypatch):
     """Makes layers drop their prompt and say nothing, as some models do with past keys and values."""
 
     def ignore(*deaf):
-        run = stack._Layer._with_prompt
-
-        def sometimes(self, prompt, *args, **kwargs):
-            number = self.injection.called - 1
-            return run(self, None if number in deaf else prompt, *args, **kwargs)
-
-        monkeypatch.setattr(stack._Layer, "_with_prompt", sometimes)
+        hears = Running.prompt.fget
+        monkeypatch.setattr(Running, "prompt", property(lambda self: None if self.layer in deaf else hears(self)))
 
     return ignore
 
@@ -52,16 +46,13 @@ def test_layers_that_ignore_their_prompt_are_named(load, ignore_prompts, kind, d
 
 @pytest.mark.parametrize(("cut", "named"), [((2,), "2"), ((0, 1), "0, 1")])
 def test_layers_whose_prompt_receives_no_gradient_are_named(load, monkeypatch, cut, named):
-    layer_prompts = bank.PromptBank.layer_prompts
+    pass_of = probing.ForwardPass
 
-    def detached(self, *args):
-        prompts = layer_prompts(self, *args)
-        return [
-            injection.LayerPrompt(keys=p.keys.detach(), values=p.values.detach(), mask=p.mask) if layer in cut else p
-            for layer, p in enumerate(prompts)
-        ]
+    def detached(prompts, **more):
+        cut_off = {n: LayerPrompt(keys=prompts[n].keys.detach(), values=prompts[n].values.detach()) for n in cut}
+        return pass_of(prompts={**prompts, **cut_off}, **more)
 
-    monkeypatch.setattr(bank.PromptBank, "layer_prompts", detached)
+    monkeypatch.setattr(probing, "ForwardPass", detached)
     with pytest.raises(BackboneError, match=rf"cannot be prompted: no gradient reaches prompts of layers {named}\."):
         probe(load("bert"))
 
@@ -69,11 +60,11 @@ def test_layers_whose_prompt_receives_no_gradient_are_named(load, monkeypatch, c
 def test_the_probe_leaves_the_backbone_as_it_was(load):
     backbone = load("roberta")
     batch = random_batch(backbone, 9, 4)
-    before = states_by_row(tagger_of(backbone, None), batch)
+    before = states_by_row(scorer_of(backbone), batch)
     state = torch.get_rng_state()
     probe(backbone)
     assert torch.equal(torch.get_rng_state(), state)
-    assert backbone.injection.prompts == [None] * 3 and backbone.injection.captured is None
+    assert backbone.running.forward is BARE
     assert all(parameter.grad is None for parameter in backbone.model.parameters())
     after = backbone.model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS).last_hidden_state
     assert torch.equal(after.flatten(0, 1)[batch.words_M], torch.cat(before))
@@ -84,4 +75,4 @@ def test_a_failed_probe_leaves_no_prompts_behind(load, ignore_prompts):
     backbone = load("bert")
     with pytest.raises(BackboneError):
         probe(backbone)
-    assert backbone.injection.prompts == [None] * 3
+    assert backbone.running.forward is BARE

@@ -11,7 +11,9 @@ from common.ranks import run_ranks
 from safetensors.torch import load_file, save_file
 
 from mpt.base.errors import BackboneError
+from mpt.data.order.batch import Batch
 from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.forward import ForwardPass
 from mpt.model.backbone.sharding import Sharding
 
 PIECES = torch.arange(1, 9).view(1, -1)
@@ -52,9 +54,9 @@ def test_weights_read_by_units_are_those_of_the_files(kind, dtype, tiny_folder):
 def test_no_unit_holds_two_layers(kind, tiny_folder):
     recorder = Recorder()
     backbone = load_backbone(str(tiny_folder(kind)), sharding=recorder.sharding)
-    backbone.injection.attentions = []
-    backbone.model(PIECES)
-    attentions = set(backbone.injection.attentions)
+    seen, batch = [], Batch(input_ids_BS=PIECES, attention_mask_BS=None, words_M=PIECES[0, :0], labels_M=None)
+    backbone(batch, ForwardPass(observe=lambda module, keys, values: seen.append(module)))
+    attentions = set(seen)
     held = [sum(module in attentions for module in unit.modules()) for unit in recorder.units]
     assert max(held) == 1 and sum(held) == len(attentions)
     assert recorder.finished == [backbone.model]

@@ -1,26 +1,31 @@
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from common.backbones import KINDS, LAYERS, tiny_backbone, tiny_model
-from common.prompts import random_bank, random_batch, rows_of, states_by_row, tagger_of
+from common.prompts import random_batch, random_states, rows_of, scorer_of, scores_of, states_by_row
 from torch import nn
 from transformers import AutoModel
 
 from mpt.base.errors import BackboneError
 from mpt.model.backbone import stack
 from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.forward import BARE, Running, tie
 from mpt.model.backbone.probe import probe
+from mpt.model.state.bank import Bank
 
 LENGTHS = (9, 4, 1, 7)
 
 
 def keys_of(backbone, batch, prompted):
-    """Keys of every layer's text, where one layer has a prompt."""
-    backbone.injection.captured = []
-    states_by_row(tagger_of(backbone, random_bank(backbone, (3, prompted))), batch)
-    captured, backbone.injection.captured = backbone.injection.captured, None
-    return [keys for keys, _ in captured]
+    """Keys of every layer's text, where these layers have a prompt."""
+    seen = []
+    (state,) = random_states(backbone, (3, prompted))
+    forward = Bank([state]).forward_pass([0], dtype=backbone.dtype)
+    with torch.no_grad():
+        backbone(batch, replace(forward, observe=lambda _, keys, values: seen.append(keys)))
+    return seen
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,10 +41,10 @@ def test_a_layers_prompt_changes_what_comes_after_it_and_nothing_before(load, ki
         ]
 
 
-def gradient_of(tagger, batch, backward=lambda loss: loss.backward()):
-    loss = tagger("t", batch).square().sum()
+def gradient_of(scorer, batch, backward=lambda loss: loss.backward()):
+    loss = scores_of(scorer, batch).square().sum()
     backward(loss)
-    return tagger.bank.slots[0].grad.clone()
+    return scorer.state.parts["prompt"].flat.grad.clone()
 
 
 def in_a_thread(function, *args):
@@ -61,36 +66,33 @@ def in_a_thread(function, *args):
 @pytest.mark.parametrize("kind", ["bert", "albert", "deberta-v3", "llama"])
 def test_layers_are_recomputed_with_their_own_prompts_whatever_has_run_since_and_wherever(load, kind):
     """On a GPU, the backward pass runs in a thread of its own."""
-    expected = gradient_of(
-        tagger_of(backbone := load(kind), random_bank(backbone, 5)), random_batch(backbone, *LENGTHS)
-    )
+    backbone = load(kind)
+    expected = gradient_of(scorer_of(backbone, *random_states(backbone, 5)), random_batch(backbone, *LENGTHS))
     backbone = load(kind, gradient_checkpointing=True)
-    tagger, batch = tagger_of(backbone, random_bank(backbone, 5)), random_batch(backbone, *LENGTHS)
+    scorer, batch = scorer_of(backbone, *random_states(backbone, 5)), random_batch(backbone, *LENGTHS)
 
     def backward(loss):
-        tagger_of(backbone, random_bank(backbone, 2, seed=1)).word_states(rows_of(batch, 0, 2))
+        scorer_of(backbone, *random_states(backbone, 2, seed=1)).word_states(rows_of(batch, 0, 2))
         in_a_thread(loss.backward)
 
-    torch.testing.assert_close(gradient_of(tagger, batch, backward), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient_of(scorer, batch, backward), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "albert", "deberta-v2"])
 def test_threads_side_by_side_compute_what_each_does_alone(load, kind, recompute):
     backbone = load(kind, gradient_checkpointing=recompute)
-    jobs = [(random_bank(backbone, 1 + n, seed=n), random_batch(backbone, 5 + n, 3, seed=n)) for n in range(4)]
-    expected = [gradient_of(tagger_of(backbone, bank), batch) for bank, batch in jobs]
-    for bank, _ in jobs:
-        bank.zero_grad()
+    jobs = [(random_states(backbone, 1 + n, seed=n)[0], random_batch(backbone, 5 + n, 3, seed=n)) for n in range(4)]
+    expected = [gradient_of(scorer_of(backbone, state), batch) for state, batch in jobs]
     found = [[] for _ in jobs]
     start = threading.Barrier(len(jobs))
 
     def work(number):
         start.wait()
-        bank, batch = jobs[number]
+        state, batch = jobs[number]
         for _ in range(5):
-            bank.zero_grad()
-            found[number].append(gradient_of(tagger_of(backbone, bank), batch))
+            state.zero_grad()
+            found[number].append(gradient_of(scorer_of(backbone, state), batch))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
     for thread in threads:
@@ -103,29 +105,26 @@ def test_threads_side_by_side_compute_what_each_does_alone(load, kind, recompute
 
 def test_a_forward_pass_that_failed_leaves_nothing_behind(load, monkeypatch):
     backbone = load("albert")
-    tagger, batch = tagger_of(backbone, random_bank(backbone, (3, (1,)))), random_batch(backbone, *LENGTHS)
-    expected = tagger.word_states(batch)
+    scorer, batch = scorer_of(backbone, *random_states(backbone, (3, (1,)))), random_batch(backbone, *LENGTHS)
+    expected = scorer.word_states(batch)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(stack._Layer, "_with_prompt", lambda *args, **kwargs: 1 / 0)
-        tagger.word_states(batch)
-    assert torch.equal(tagger.word_states(batch), expected)
+        patch.setattr(stack._Layer, "_within", lambda *args, **kwargs: 1 / 0)
+        scorer.word_states(batch)
+    assert backbone.running.forward is BARE
+    assert torch.equal(scorer.word_states(batch), expected)
 
 
-def test_where_a_layer_reads_more_than_the_one_below_there_is_no_trunk(tiny_folder, monkeypatch):
-    model_class = type(AutoModel.from_pretrained(tiny_folder("bert")))
-    forward = model_class.forward
-
-    def skipping(self, **inputs):
-        seen = []
-        handle = self.encoder.layer[0].register_forward_hook(lambda module, args, output: seen.append(output))
-        output = forward(self, **inputs)
-        handle.remove()
-        output.last_hidden_state = output.last_hidden_state + seen[0]
-        return output
-
-    assert load_backbone(str(tiny_folder("bert"))).trunk is not None
-    monkeypatch.setattr(model_class, "forward", skipping)
-    assert load_backbone(str(tiny_folder("bert"))).trunk is None
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_layers_have_their_layers_and_sizes(load, kind):
+    backbone = load(kind)
+    modules = dict(backbone.model.named_modules())
+    for linear in backbone.linears:
+        rows, columns = modules[linear.name].weight.shape
+        sizes = (rows, columns) if linear.transposed else (columns, rows)
+        assert (linear.in_features, linear.out_features) == sizes and linear.transposed == (kind == "gpt2")
+    every = tuple(range(LAYERS))
+    assert {layer for linear in backbone.linears for layer in linear.layers} == set(every)
+    assert {linear.layers for linear in backbone.linears} == ({every} if kind == "albert" else {(n,) for n in every})
 
 
 # What is refused
@@ -209,14 +208,18 @@ def _installed(folder, change=lambda model: None):
     register()
     model = AutoModel.from_pretrained(folder, attn_implementation=ATTENTION).eval()
     change(model)
-    return stack.install(model, reference=str(folder))
+    running = Running()
+    tie(model, running)
+    return stack.install(model, running, reference=str(folder))
 
 
 def test_a_backbone_of_one_layer(tmp_path):
     backbone = load_backbone(str(tiny_backbone(tmp_path, "bert", num_hidden_layers=1)), dtype="float32")
     assert backbone.num_layers == 1
     batch = random_batch(backbone, 5)
-    bare, prompted = (states_by_row(tagger_of(backbone, bank), batch)[0] for bank in (None, random_bank(backbone, 3)))
+    bare, prompted = (
+        states_by_row(scorer_of(backbone, *states), batch)[0] for states in ((), random_states(backbone, 3))
+    )
     assert not torch.allclose(bare, prompted)
 
 

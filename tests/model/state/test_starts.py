@@ -3,13 +3,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from common.backbones import KINDS
-from common.prompts import random_bank, shape_of
+from common.backbones import HIDDEN, KINDS, LAYERS
+from common.prompts import random_batch, random_low_rank, random_prompt, random_states, scorer_of, scores_of, shape_of
 
+from mpt.base.errors import CheckpointError, ConfigError
+from mpt.base.settings import LowRankSettings, PromptSettings
 from mpt.data.example import Sentence
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate
-from mpt.model.state.starts import initial_prompt
+from mpt.model.backbone.forward import ForwardPass
+from mpt.model.state.bank import TaskState
+from mpt.model.state.input_prompt import InputPrompt
+from mpt.model.state.starts import (
+    StatePlan,
+    chosen_layers,
+    fresh_state,
+    initial_embeddings,
+    initial_prompt,
+    restored_state,
+    virtual_tokens,
+)
+from mpt.model.state.weights import Weights
 
 TEXTS = (("the low river", "a doctor", "is it not new"), ("Don't", "in the lowest , newest river"))
 
@@ -26,13 +40,10 @@ def real_states(backbone, split):
     """Keys and values that the bare backbone computes at scored pieces, window by window: [words, layers, 2, G, D]."""
     found = []
     for window in range(len(split)):
-        batch = collate(split, np.array([window]), pad=backbone.word_pieces.pad)
-        backbone.injection.prompts = [None] * backbone.num_layers
-        backbone.injection.captured = []
+        batch, seen = collate(split, np.array([window]), pad=backbone.word_pieces.pad), []
         with torch.inference_mode():
-            backbone.model(input_ids=batch.input_ids_BS)
-        layers = [torch.stack([states[0] for states in pair]) for pair in backbone.injection.captured]
-        backbone.injection.captured = None
+            backbone(batch, ForwardPass(observe=lambda _, keys, values, seen=seen: seen.append((keys, values))))
+        layers = [torch.stack([states[0] for states in pair]) for pair in seen]
         found.append(torch.stack(layers).permute(3, 0, 1, 2, 4)[batch.words_M])  # from [L, 2, G, S, D]
     return torch.cat(found).clone()
 
@@ -76,13 +87,12 @@ def test_tasks_with_the_same_text_draw_for_themselves(load):
     assert max(distinct(seed) for seed in range(5)) > 4
 
 
-def test_prompts_of_another_backbone_do_not_leak_in(load):
+def test_what_was_computed_before_does_not_leak_in(load):
     backbone = load("bert")
     splits, shape = encoded(backbone, TEXTS), shape_of(backbone, 4)
     expected = initial_prompt(backbone, shape, splits, initialisation="text", seed=0)
-    backbone.injection.prompts = random_bank(backbone, 3).layer_prompts(torch.float32)
+    scores_of(scorer_of(backbone, *random_states(backbone, 3)), random_batch(backbone, 9))
     assert torch.equal(initial_prompt(backbone, shape, splits, initialisation="text", seed=0), expected)
-    assert backbone.injection.captured is None
 
 
 @pytest.mark.parametrize("initialisation", ["text", "normal_0.02", "normal_1"])
@@ -127,3 +137,150 @@ def test_texts_that_give_no_virtual_token_are_not_computed(load):
     )
     assert prompt.shape[3] == 3
     assert len(calls) == 3
+
+
+# Input prompts
+
+
+def test_text_embeddings_are_those_of_pieces_of_every_task(load):
+    backbone = load("bert")
+    splits = encoded(backbone, TEXTS)
+    found = initial_embeddings(backbone, 6, splits, initialisation="text", seed=0)
+    assert found.shape == (6, HIDDEN) and found.dtype == torch.float32 and not found.requires_grad
+    for number, row in enumerate(found):
+        pieces = torch.from_numpy(splits[number % 2].pieces.astype("int64"))
+        assert (backbone.word_embeddings.weight[pieces] == row).all(1).any()
+
+
+# Whole states
+
+
+def plan_of(*parts, **changes):
+    settings = {"prompt": PromptSettings(length=3, dropout=0.1), "low_rank": LowRankSettings(rank=2)}
+    return StatePlan(parts=parts, **(settings | changes))
+
+
+def test_a_fresh_state_has_the_parts_of_its_plan(load):
+    backbone = load("bert")
+    splits = encoded(backbone, TEXTS)
+    for parts in ((), ("prompt",), ("prompt", "low_rank"), ("input",), ("weights",)):
+        state = fresh_state(plan_of(*parts), backbone, splits, seed=0)
+        assert tuple(state.parts) == parts
+    state = fresh_state(plan_of("prompt", "low_rank"), backbone, splits, seed=0)
+    shape = shape_of(backbone, 3)
+    expected = initial_prompt(backbone, shape, splits, initialisation="text", seed=0)
+    assert torch.equal(state.parts["prompt"].flat, expected) and state.parts["prompt"].dropout == 0.1
+    assert state.parts["low_rank"].names == [linear.name for linear in backbone.linears], "all, unless told"
+    assert state.parts["low_rank"].rank == 2 and not any(up.any() for up in state.parts["low_rank"].ups)
+    biases = fresh_state(plan_of("weights", biases=True), backbone, splits, seed=0)
+    assert biases.specs == {"weights": {"biases": True}}
+
+
+def test_a_fresh_state_comes_out_of_the_network_that_is_asked_for(load):
+    backbone = load("bert")
+    prompt = PromptSettings(length=3, reparameterisation="mlp", hidden_size=8)
+    for kind in ("prompt", "input"):
+        part = fresh_state(plan_of(kind, prompt=prompt), backbone, encoded(backbone, TEXTS), seed=0).parts[kind]
+        assert part.network is not None and part.network_rate == prompt.chosen_network_rate
+        (value,) = part.values().values()
+        assert torch.equal(torch.cat([it.flatten() for it in part.from_tokens(part.network())]), value.flatten())
+
+
+def test_settings_choose_layers(load):
+    backbone = load("bert")
+    low_rank = LowRankSettings(rank=1, layers=(1,), targets="attention")
+    plan = plan_of("prompt", "low_rank", prompt=PromptSettings(length=2, layers=1), low_rank=low_rank)
+    state = fresh_state(plan, backbone, encoded(backbone, TEXTS), seed=0)
+    assert state.parts["prompt"].shape.layers == (LAYERS - 1,)
+    assert {name.split(".")[2] for name in state.parts["low_rank"].names} == {"1"}
+
+
+def test_chosen_layers(load):
+    backbone = load("bert")
+    assert chosen_layers(backbone, "all", field="f") == (0, 1, 2)
+    assert chosen_layers(backbone, 2, field="f") == (1, 2)
+    assert chosen_layers(backbone, (0, 2), field="f") == (0, 2)
+    for wrong in (0, 4, (3,), (1, 0), (1, 1), (-1,)):
+        with pytest.raises(
+            ConfigError, match=r"^prompt\.layers: .* over a backbone of 3 layers\. Expected all, a numb"
+        ):
+            chosen_layers(backbone, wrong, field="prompt.layers")
+
+
+def saved(state):
+    return state.specs, {name: value.detach().clone() for name, value in state.values().items()}
+
+
+def random_parts(backbone):
+    """A part of each kind, and what a state of it and a prompt would be."""
+    weights = Weights(backbone, biases=True)
+    with torch.no_grad():
+        for value in weights.parameters():
+            value.add_(0.1)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "prompt": [random_prompt(backbone, 3, (0, 2))],
+        "low_rank": [random_low_rank(backbone, 2, targets="attention")],
+        "both": [random_prompt(backbone, 3), random_low_rank(backbone, 2)],
+        "input": [InputPrompt(torch.randn((3, HIDDEN), generator=generator))],
+        "weights": [weights],
+        "nothing": [],
+    }
+
+
+@pytest.mark.parametrize("name", ["prompt", "low_rank", "both", "input", "weights", "nothing"])
+def test_a_restored_state_is_that_which_was_saved(load, name):
+    backbone = load("bert").behind(3)
+    state = TaskState(random_parts(backbone)[name])
+    specs, values = saved(state)
+    restored = restored_state(specs, values, backbone, where="here")
+    assert restored.specs == specs and list(restored.values()) == list(values)
+    assert all(torch.equal(value, values[key]) for key, value in restored.values().items())
+    batch = random_batch(backbone, 9, 4)
+    assert torch.equal(scores_of(scorer_of(backbone, restored), batch), scores_of(scorer_of(backbone, state), batch))
+    assert virtual_tokens(specs) == state.virtual_tokens
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_a_restored_prompt_may_be_trained_on_through_a_network(load, kind):
+    backbone = load("bert")
+    specs, values = saved(TaskState([random_prompt(backbone, 3), random_low_rank(backbone, 2)]))
+    how = PromptSettings(reparameterisation=kind, hidden_size=8, dropout=0.2)
+    restored = restored_state(specs, values, backbone, where="here", prompt=how, seed=1)
+    assert torch.equal(restored.parts["prompt"].flat, values["prompt.values"]), "it starts where the saved one is"
+    assert restored.parts["prompt"].network is not None and restored.parts["prompt"].dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "wrong", "expected"),
+    [
+        ("prompt", "values", (2, 2, 4, 5, 8), (2, 2, 4, 3, 8)),
+        ("low_rank", "encoder.layer.0.attention.self.query.lora_A.weight", (3, 32), (2, 32)),
+        ("input", "embeddings", (4, 32), (3, 32)),
+        ("weights", "embeddings.LayerNorm.bias", (31,), (32,)),
+        ("prompt", "values", None, (2, 2, 4, 3, 8)),
+        ("low_rank", "encoder.layer.0.attention.self.query.lora_B.weight", None, (32, 2)),
+        ("weights", "nowhere.bias", (3,), None),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_specs_are_refused(load, name, tensor, wrong, expected):
+    backbone = load("bert")
+    specs, values = saved(TaskState(random_parts(backbone)[name]))
+    values.pop(f"{name}.{tensor}", None)
+    if wrong is not None:
+        values[f"{name}.{tensor}"] = torch.zeros(wrong)
+    with pytest.raises(CheckpointError) as caught:
+        restored_state(specs, values, backbone, where="run/step")
+    assert str(caught.value) == (
+        f"run/step: {name} {tensor} has shape {wrong}, expected {expected}. The checkpoint was put together from two "
+        "others"
+    )
+
+
+def test_specs_of_another_backbone_are_refused(load):
+    """A linear layer that this one does not have."""
+    specs, values = saved(TaskState([random_low_rank(load("llama"), 2)]))
+    with pytest.raises(
+        CheckpointError, match=r"^here: low_rank layers\.0\.self_attn\.q_proj\.lora_A\.weight has shape"
+    ):
+        restored_state(specs, values, load("bert"), where="here")
