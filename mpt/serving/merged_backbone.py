@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from mpt.base.errors import CheckpointError
 from mpt.base.files import published_folder, to_json, write_durable
 from mpt.model.backbone.identity import locate
-from mpt.model.backbone.sharding import find_sources, weight_files
+from mpt.model.backbone.sharding import require_all_sources, weight_files
 from mpt.model.state.merged import merged_weights
 from mpt.serving.saved import SavedModel
 from mpt.training.checkpoint import SEAL, read_json
@@ -40,7 +40,7 @@ def export_backbone(saved: SavedModel, out: Path) -> None:
     backbone = saved.scorer.backbone
     identity = backbone.identity
     folder = locate(identity.reference, identity.revision)
-    sources = find_sources(backbone.model, folder, identity.reference)
+    sources = require_all_sources(backbone.model, folder, identity.reference)
     changed = merged_weights(saved.state, lambda name: _read(*sources[name]), backbone.linears)
     by_source = {sources[name]: value for name, value in changed.items()}
     config = read_json(folder / "config.json")

@@ -121,7 +121,8 @@ def test_the_layout_of_low_rank_updates_is_pefts(load, lora):
 
 
 @pytest.mark.parametrize(
-    ("kind", "made"), [*((kind, prompted) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)]
+    ("kind", "made"),
+    [*(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)],
 )
 def test_what_was_written_is_read_back_to_the_bit(load, tmp_path, kind, made):
     saved = made(load, kind)
@@ -367,10 +368,7 @@ def word_scores(model, batch):
 @peft_warns
 @pytest.mark.parametrize(
     ("kind", "made"),
-    [
-        *(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS),
-        *((kind, updated) for kind in LORA_KINDS),
-    ],
+    [*(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)],
 )
 def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp_path, kind, made):
     from transformers import AutoConfig
@@ -410,8 +408,8 @@ def test_updates_of_some_layers_and_targets_are_those_in_peft(peft, load, tiny_f
     torch.testing.assert_close(word_scores(model, batch), scores_of(saved.scorer, batch), atol=1e-5, rtol=1e-4)
 
 
-@prefix_tuning
 @peft_warns
+@prefix_tuning
 def test_peft_scores_differently_where_an_export_is_refused(peft, load, tiny_folder, tmp_path):
     """The twin: the same prompt with unshifted positions is another function."""
     export_peft(prompted(load), "t", tmp_path / "adapter")

@@ -80,7 +80,7 @@ def load_sharded(
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
     architecture, num_parameters = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
-    sources = _all_sources(model, folder, reference)
+    sources = require_all_sources(model, folder, reference)
     for prefix, unit in [*_units(model), ("", model)]:
         fill(unit, prefix, sources, reference=reference, device=device)
         if unit is not model:
@@ -125,7 +125,7 @@ def find_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Pa
     return sources
 
 
-def _all_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
+def require_all_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
     """The same, none missing."""
     sources = find_sources(model, folder, reference)
     missing = sorted(name for name, _ in model.named_parameters() if name not in sources)
