@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from mpt.base.errors import CheckpointError
 from mpt.base.files import published_folder, to_json, write_durable
-from mpt.model.backbone.backbone import locate
+from mpt.model.backbone.identity import locate
 from mpt.model.backbone.sharding import require_all_sources, weight_files
 from mpt.model.state.merged import merged_weights
 from mpt.serving.saved import SavedModel

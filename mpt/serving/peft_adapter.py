@@ -117,7 +117,7 @@ def _expressible(saved: SavedModel, task: str) -> tuple[PeftForm, Part]:
         raise CheckpointError(f"{saved.folder}: PEFT cannot express this task state: {problem}")
     ((kind, part),) = state.parts.items()
     form = FORMS[kind]
-    problems = unsupported(form, backbone) + form.problems_of(part, backbone)
+    problems = unsupported(form, backbone, part)
     problems += foreign_family(task, saved.tasks[task]["family"])
     if backbone.word_pieces.mean:
         problems.append(
@@ -131,9 +131,9 @@ def _expressible(saved: SavedModel, task: str) -> tuple[PeftForm, Part]:
     return form, part
 
 
-def unsupported(form: PeftForm, backbone: Backbone) -> list[str]:
-    """Why an adapter and mpt give different scores over a backbone; nothing where they do not."""
-    problems, identity = form.problems_over(backbone), backbone.identity
+def unsupported(form: PeftForm, backbone: Backbone, part: Part | None = None) -> list[str]:
+    """Why an adapter and mpt give different scores over a backbone, of a part if given; nothing where they do not."""
+    problems, identity = form.problems(backbone, part), backbone.identity
     if identity.architecture not in HEADS and not problems:
         problems.append(
             f'backbone "{identity.reference}" is a {identity.architecture}, which has more than a linear head for '

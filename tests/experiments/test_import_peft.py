@@ -209,8 +209,8 @@ def require_same_scores(saved, model):
     torch.testing.assert_close(scores_of(saved, batch), theirs[:, order], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @prefix_tuning
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("projection", [False, True])
 def test_the_scores_are_those_of_what_peft_saved(world, saved_by_peft, tmp_path, projection):
     fields = {"num_virtual_tokens": 4, "prefix_projection": projection, "encoder_hidden_size": 8}

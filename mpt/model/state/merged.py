@@ -66,8 +66,9 @@ def merged_state(state: TaskState, backbone: Backbone) -> TaskState:
     """A state that gives the same scores without the cost of low-rank updates, where it is served alone.
 
     They are merged in float32 into a copy of the layers that they are of, which takes the memory of these layers; what
-    is not updated is shared with the backbone. The copy is rounded to the backbone's type: hidden states agree to 1e-5
-    in float32, and as closely as bfloat16 is kept anyway, to some 1e-2, in bfloat16.
+    is not updated is shared with the backbone. The copy is rounded to the backbone's type. Hidden states agree to 1e-5
+    in float32; in bfloat16 they are as far from those in float32 as they were without merging (0.003 in the mean over
+    MiniLM), and differ from these by as much.
 
     Args:
         state: Returned as it is where it has no such updates, where its weights are its own already, or where ranks

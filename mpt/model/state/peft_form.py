@@ -41,13 +41,9 @@ class PeftForm:
         """Positions that a part takes from a text that starts behind them."""
         return config["num_virtual_tokens"] if self.shifted else 0
 
-    def problems_over(self, backbone: Backbone) -> list[str]:
-        """Why such parts act in another way over a backbone in PEFT."""
-        raise NotImplementedError
-
-    def problems_of(self, part: Any, backbone: Backbone) -> list[str]:
-        """Why PEFT cannot express a part, the backbone aside."""
-        raise NotImplementedError
+    def problems(self, backbone: Backbone, part: Any = None) -> list[str]:
+        """Why PEFT cannot express a part, or any such part over a backbone."""
+        return []
 
     def write(self, part: Any, backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Fields of the configuration, and tensors by PEFT's names."""
@@ -78,28 +74,23 @@ class PrefixTuning(PeftForm):
     noun, peft_type, root, shifted = "prompt", "PREFIX_TUNING", "base_model.", True
     architectures = ("BertModel", "ElectraModel", "RobertaModel", "XLMRobertaModel", "LlamaModel", "Qwen2Model")
 
-    def problems_over(self, backbone: Backbone) -> list[str]:
-        """It has to take `past_key_values`."""
-        identity = backbone.identity
-        if identity.architecture in self.architectures:
-            return []
-        return [
-            f'backbone "{identity.reference}" is a {identity.architecture}, which does not take past_key_values or was '
-            f"not compared with PEFT, expected one of {', '.join(self.architectures)}. Use mpt for this one"
-        ]
-
-    def problems_of(self, part: Prompt, backbone: Backbone) -> list[str]:
-        """Positions and layers."""
-        problems, shape = [], part.shape
-        if not backbone.shifted:
+    def problems(self, backbone: Backbone, part: Prompt | None = None) -> list[str]:
+        """The backbone takes `past_key_values`; every layer is prompted, and the text behind the prompt."""
+        problems, identity = [], backbone.identity
+        if identity.architecture not in self.architectures:
+            problems.append(
+                f'backbone "{identity.reference}" is a {identity.architecture}, which does not take past_key_values or '
+                f"was not compared with PEFT, expected one of {', '.join(self.architectures)}. Use mpt for this one"
+            )
+        if part is not None and not backbone.shifted:
             problems.append(
                 "its text keeps its positions (backbone.positions: unshifted), while PEFT moves the text behind the "
                 "prompt. Train with backbone.positions=shifted"
             )
-        if len(shape.layers) < shape.num_layers:
+        if part is not None and len(part.shape.layers) < part.shape.num_layers:
             problems.append(
-                f"it prompts layers {', '.join(map(str, shape.layers))} of {shape.num_layers}, while PEFT prompts all. "
-                "Train with prompt.layers=all"
+                f"it prompts layers {', '.join(map(str, part.shape.layers))} of {part.shape.num_layers}, while PEFT "
+                "prompts all. Train with prompt.layers=all"
             )
         return problems
 
@@ -175,14 +166,6 @@ class Lora(PeftForm):
     )
     """Fields that are read, or that change nothing once there are tensors; any other has to be empty."""
     ends = (".lora_A.weight", ".lora_B.weight")
-
-    def problems_over(self, backbone: Backbone) -> list[str]:
-        """None: PEFT has the same layers."""
-        return []
-
-    def problems_of(self, part: LowRank, backbone: Backbone) -> list[str]:
-        """None."""
-        return []
 
     def write(self, part: LowRank, backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Each updated layer by its full name."""
