@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from mpt.base.errors import BackboneError, CheckpointError, ConfigError, MptError
 from mpt.model.backbone import precision
-from mpt.model.scorer import Tagger
 from mpt.serving.saved import find_device, open_saved
 from mpt.training.checkpoint import Checkpoint, find_checkpoint, latest, load_checkpoint, save_checkpoint
 
@@ -23,13 +22,13 @@ def rewritten(world, folder, **changes):
 def test_prompts_heads_and_labels_are_those_of_the_checkpoint(world):
     saved = open_saved(world.run)
     assert saved.folder == find_checkpoint(world.run)
-    assert torch.equal(saved.tagger.bank.slots[0], load_file(saved.folder / "prompts.safetensors")["slot0"])
+    assert torch.equal(saved.scorer.bank.slots[0], load_file(saved.folder / "prompts.safetensors")["slot0"])
     heads = load_file(saved.folder / "heads.safetensors")
-    for name, head in saved.tagger.heads.items():
+    for name, head in saved.scorer.heads.items():
         assert torch.equal(head.weight, heads[f"{name}.weight"])
         assert torch.equal(head.bias, heads[f"{name}.bias"])
         assert list(head.labels) == saved.tasks[name]["labels"]
-    assert list(saved.tagger.heads) == list(saved.tasks) == ["people", "places", "words"]
+    assert list(saved.scorer.heads) == list(saved.tasks) == ["people", "places", "words"]
 
 
 def test_a_given_checkpoint_is_opened_instead_of_the_best(world):
@@ -56,7 +55,7 @@ def test_the_backbone_runs_as_in_training(world, tmp_path):
     changes = {"backbone__dtype": "bfloat16", "backbone__positions": "shifted", "backbone__longest_window": 40}
     changes |= {"backbone__word_state": "mean"}
     run_pretrain(world, tmp_path / "run", training__steps=2, **changes)
-    backbone = open_saved(tmp_path / "run", dtype="bfloat16").tagger.backbone
+    backbone = open_saved(tmp_path / "run", dtype="bfloat16").scorer.backbone
     assert (backbone.dtype, backbone.shifted, backbone.word_pieces.room) == (torch.bfloat16, True, 38)
     assert backbone.word_pieces.mean
 
@@ -78,12 +77,12 @@ def test_a_run_over_any_kind_of_backbone_scores_as_it_did(world, tiny_folder, tm
         run_pretrain(world, tmp_path / "run", backbone__reference=str(tiny_folder(kind)), **changes)
     saved = open_saved(latest(tmp_path / "run"))
     step, expected = scored[-1]
-    assert step == 2 and torch.equal(logits(saved.tagger), expected)
+    assert step == 2 and torch.equal(logits(saved.scorer), expected)
 
 
-def logits(tagger):
+def logits(scorer):
     with torch.no_grad():
-        return tagger("people", random_batch(tagger.backbone, 9, 4))
+        return scorer("people", random_batch(scorer.backbone, 9, 4))
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -94,7 +93,7 @@ def test_it_is_opened_in_its_type_unless_that_is_emulated_or_told(world, tmp_pat
     auto = trained if native else "float32"
     for dtype, opened in (("auto", auto), ("float32", "float32"), ("bfloat16", "bfloat16")):
         saved = open_saved(tmp_path / "run", dtype=dtype)
-        assert saved.dtype == opened and saved.tagger.backbone.dtype == getattr(torch, opened)
+        assert saved.dtype == opened and saved.scorer.backbone.dtype == getattr(torch, opened)
         told = (f"{saved.folder}: trained in {trained}, opened in {opened}: scores may differ slightly from those of "
                 "its training",)  # fmt: skip
         assert saved.notices == (() if opened == trained else told)
@@ -116,8 +115,8 @@ def test_devices(monkeypatch):
 def test_prompted_layers_come_back(world, tmp_path):
     run_pretrain(world, tmp_path / "run", training__steps=2, prompt__layers=1)
     saved = open_saved(tmp_path / "run")
-    assert saved.tagger.bank.shapes[0].layers == (1,)
-    assert tuple(saved.tagger.bank.slots[0].shape) == (1, 2, 2, 4, 16)
+    assert saved.scorer.bank.shapes[0].layers == (1,)
+    assert tuple(saved.scorer.bank.slots[0].shape) == (1, 2, 2, 4, 16)
 
 
 def test_other_weights_are_refused_with_both_digests(world, tmp_path):
@@ -142,7 +141,7 @@ def test_another_tokenizer_is_refused(world, tmp_path):
 
 def test_a_copy_of_the_backbone_will_do(world, tmp_path):
     moved = shutil.copytree(world.backbone, tmp_path / "moved")
-    assert open_saved(world.run, reference=str(moved)).tagger.backbone.identity.reference == str(moved)
+    assert open_saved(world.run, reference=str(moved)).scorer.backbone.identity.reference == str(moved)
 
 
 def test_a_backbone_that_is_gone_is_told_where_to_give_it(world, tmp_path):
@@ -174,5 +173,5 @@ def test_a_damaged_checkpoint_is_refused(world, tmp_path):
 
 def test_nothing_is_trainable_in_the_backbone(world):
     saved = open_saved(world.run)
-    assert not any(p.requires_grad for p in saved.tagger.backbone.model.parameters())
-    assert {name for name, _ in saved.tagger.named_parameters()} == set(saved.tagger.state_dict())
+    assert not any(p.requires_grad for p in saved.scorer.backbone.model.parameters())
+    assert {name for name, _ in saved.scorer.named_parameters()} == set(saved.scorer.state_dict())
