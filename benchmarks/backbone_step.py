@@ -19,8 +19,9 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from clock import describe_machine
-from mpt.model.backbone.attention import ATTENTION, LayerPrompt, register
+from mpt.model.backbone.attention import ATTENTION, register
 from mpt.model.backbone.deberta import adapt, cast_biases
+from mpt.model.backbone.forward import ForwardPass, LayerPrompt, Running, tie
 from mpt.model.backbone.precision import DTYPES
 from mpt.model.backbone.stack import install
 from program import named_arms, open_console, run_program, say, versions
@@ -80,16 +81,19 @@ def prompted_step(config: PreTrainedConfig, dtype: torch.dtype, ids: torch.Tenso
     """Forward and backward through the same model with prompts, to the prompts of all layers."""
     register()
     model = _frozen(config, dtype, ATTENTION)
+    running = Running()
+    tie(model, running)
     adapt(model, reference=config.model_type)
-    layers = install(model, reference=config.model_type)
+    layers = install(model, running, reference=config.model_type)
     _, heads, _, size = layers.text_keys.shape
-    shape = (len(layers.injection.prompts), 2, heads, length, size)
+    shape = (layers.num_layers, 2, heads, length, size)
     prompt = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
     def step() -> None:
         prompt.grad = None
-        parts = prompt.to(dtype)
-        layers.injection.prompts = [LayerPrompt(keys=keys[None], values=values[None]) for keys, values in parts]
+        parts = enumerate(prompt.to(dtype))
+        prompts = {layer: LayerPrompt(keys=keys[None], values=values[None]) for layer, (keys, values) in parts}
+        running.begin(ForwardPass(prompts=prompts), ids.device)
         model(input_ids=ids).last_hidden_state.float().square().mean().backward()
 
     return step

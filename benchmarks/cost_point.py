@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import median
 
 from accelerate import Accelerator
-from mpt.experiments.prompts import prompt_shape
 
 from clock import describe_machine, peak_memory_mib
 from corpus import PLACES, words_of_one_piece
@@ -23,9 +22,8 @@ from mpt.experiments.execution import build_plan
 from mpt.experiments.inputs import encode_tasks, open_backbone
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank
-from mpt.model.state.starts import initial_prompt
+from mpt.model.scorer import Scorer
+from mpt.model.state.starts import StatePlan, fresh_state
 from mpt.training.engines import Engine
 from mpt.training.launch import build_workers
 from mpt.training.optimizer import WholeOptimizer, build_optimizer
@@ -94,29 +92,28 @@ def measure_point(point: Point) -> Cost:
     tokens = settings.training.tokens_per_micro_batch * settings.training.micro_batches
     count = max(1, EPOCH_STEPS * tokens // point.sentence_pieces)
     tasks, _ = encode_tasks([synthetic_task(i, count, point.sentence_pieces) for i in range(point.tasks)], backbone)
-    shape = prompt_shape(backbone, settings.prompt)
     texts = [encoded.splits["train"] for encoded in tasks]
-    prompt = initial_prompt(backbone, shape, texts, initialisation="text", seed=0)
+    what = StatePlan(parts=("prompt",), prompt=settings.prompt, low_rank=settings.low_rank)
+    state = fresh_state(what, backbone, texts, seed=0)
     heads = {
         one.task.name: TokenHead(backbone.hidden_size, LABELS, seed=0, task=one.task.name, dropout=0.3) for one in tasks
     }
-    tagger = Tagger(backbone, PromptBank([prompt], [shape]), heads)
+    scorer = Scorer(backbone, state, heads)
     rates = {one.task.name: 1 / point.tasks for one in tasks}
     draws = min(point.tasks, settings.training.micro_batches)
     plan = build_plan(tasks, rates, settings, tasks_per_step=draws, accelerator=accelerator)
-    return _time_steps(point, settings, tagger, tasks, plan, accelerator)
+    return _time_steps(point, settings, scorer, tasks, plan, accelerator)
 
 
 def _time_steps(
     point: Point,
     settings: PretrainSettings,
-    tagger: Tagger,
+    scorer: Scorer,
     tasks: list[EncodedTask],
     plan: Plan,
     accelerator: Accelerator,
 ) -> Cost:
-    adamw = build_optimizer(tagger, prompt_learning_rate=0.1, head_learning_rate=0.01, weight_decay=0.0)
-    optimizer = WholeOptimizer(tagger, adamw)
+    optimizer = WholeOptimizer(scorer, build_optimizer(scorer, rates=settings.optimizer.rates, weight_decay=0.0))
     optimizer.set_learning_rates(1.0)
     workers = build_workers(settings, accelerator, Engine())
     seconds, planning, pieces = [], [], []
@@ -127,7 +124,7 @@ def _time_steps(
         result = train_step(
             step,
             micro_batches,
-            tagger=tagger,
+            scorer=scorer,
             tasks=tasks,
             optimizer=optimizer,
             accelerator=accelerator,

@@ -26,7 +26,9 @@ BACKBONES = {"MiniLM-L6": (6, 384), "BERT-base": (12, 768), "BERT-large": (24, 1
 def model(layers: int, hidden: int) -> SimpleNamespace:
     """What trains over a backbone of this shape, without the backbone."""
     heads = {task: nn.Linear(hidden, LABELS) for task in TASKS}
-    return SimpleNamespace(shared=[nn.Parameter(torch.zeros(layers, 2, hidden, LENGTH))], head=heads.__getitem__)
+    prompt = nn.Parameter(torch.zeros(layers, 2, hidden, LENGTH))
+    state = SimpleNamespace(values=lambda: {"prompt": prompt}, leaves=lambda: [prompt])
+    return SimpleNamespace(state=state, head=heads.__getitem__)
 
 
 def main() -> None:
@@ -48,10 +50,7 @@ def main() -> None:
                 else:
                     gradients.add_up(vectors, accelerator, ordered=how == "ordered")
                 times.append(1000 * (time.perf_counter() - began))
-                for parameter in [
-                    *gradients.shared,
-                    *(p for t in TASKS for p in gradients.tagger.head(t).parameters()),
-                ]:
+                for parameter in [*gradients.shared, *(p for head in gradients.heads.values() for p in head)]:
                     parameter.grad = None
         if accelerator.is_main_process:
             told = ", ".join(f"{how} {median(times):.2f}" for how, times in seconds.items())

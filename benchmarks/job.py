@@ -15,9 +15,13 @@ from typing import Any
 
 from mpt.base.errors import MptError
 
-PEFT_ARMS = ("peft_fp32", "peft_bf16", "peft_bf16_grouped")
-MPT_ARMS = ("mpt", "mpt_upper_half_cached")
+PEFT_ARMS = ("peft_fp32", "peft_bf16", "peft_bf16_grouped", "peft_lora_fp32", "peft_lora_bf16_grouped")
+MPT_ARMS = ("mpt", "mpt_low_rank")
 ARMS = (*PEFT_ARMS, *MPT_ARMS)
+LOW_RANK_ARMS = tuple(arm for arm in ARMS if "lora" in arm or "low_rank" in arm)
+
+RANK, ALPHA = 8, 16
+"""Of the low-rank updates of all linear layers."""
 
 LONGEST_WINDOW = 256
 """Word pieces of a window, specials included: leaves room for a prompt; the corpora have none longer."""
@@ -42,7 +46,7 @@ class Job:
         prompt_length: Virtual tokens.
         device: "cpu" or "cuda".
         seed: Order of the sentences and initial weights.
-        learning_rate: Of the prompt; PEFT's trainer has the same for the head, mpt its own.
+        learning_rate: Of the prompt or the updates; PEFT's trainer has the same for the head, mpt its own.
         score_dev: Whether to score the dev slice after training.
     """
 

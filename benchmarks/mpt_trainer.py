@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from mpt.experiments.prompts import prompt_shape
 from rich.console import Console
 
 from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import read_corpus
 from flops import flops_per_piece
-from job import LONGEST_WINDOW, WARM_UP, Answer, Job
+from job import ALPHA, LONGEST_WINDOW, RANK, WARM_UP, Answer, Job
 from mpt.base.settings import (
     BackboneSettings,
     EvaluationSettings,
+    LowRankSettings,
     OptimizerSettings,
     PromptSettings,
     StageSettings,
@@ -26,9 +26,8 @@ from mpt.experiments.execution import build_plan
 from mpt.experiments.inputs import encode_tasks, open_backbone
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.heads import TokenHead
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank
-from mpt.model.state.starts import initial_prompt
+from mpt.model.scorer import Scorer
+from mpt.model.state.starts import StatePlan, fresh_state
 from mpt.training.loop import Run, train
 from mpt.training.runlog import RunLog
 
@@ -55,7 +54,7 @@ class TimedLog(RunLog):
 
 
 def train_mpt(job: Job, device: torch.device) -> Answer:
-    """Train prompts in all layers, or in the upper half of them, and measure it.
+    """Train prompts in all layers, or low-rank updates of all linear layers, and measure it.
 
     Raises:
         MptError: Of the fitting class; see the modules called.
@@ -70,9 +69,9 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
     pieces = _pieces_of_steps(plan, encoded, epochs=max(1, round(job.pieces / corpus.pieces)))
     settings = _settings(job, steps=len(pieces))
     clock = StepClock(pieces=sum(pieces), warm_up=WARM_UP, device=device)
-    tagger = _new_tagger(job, backbone, encoded, settings)
+    scorer = _new_scorer(job, backbone, encoded, settings)
     run = Run(
-        tagger=tagger,
+        scorer=scorer,
         tasks=[encoded],
         plan=plan,
         settings=settings,
@@ -89,16 +88,16 @@ def train_mpt(job: Job, device: torch.device) -> Answer:
         timed_pieces=clock.timed_pieces,
         seconds=clock.seconds,
         peak_memory_mib=peak,
-        trained_values=sum(parameter.numel() for parameter in tagger.parameters()),
+        trained_values=scorer.num_trained,
         flops_per_piece=flops_per_piece(backbone.model) if job.arm == "mpt" else None,
-        dev_f1=evaluate_task(tagger, encoded, "dev").primary if job.score_dev else None,
+        dev_f1=evaluate_task(scorer, encoded, "dev").primary if job.score_dev else None,
         data=corpus.origin,
         machine=describe_machine(device),
     )
 
 
 def _settings(job: Job, *, steps: int) -> StageSettings:
-    optimizer = OptimizerSettings(prompt_learning_rate=job.learning_rate)
+    optimizer = OptimizerSettings(prompt_learning_rate=job.learning_rate, low_rank_learning_rate=job.learning_rate)
     return StageSettings(
         optimizer=optimizer.model_copy(update={"warmup_steps": min(optimizer.warmup_steps, steps // 2)}),
         training=TrainingSettings(steps=steps, tokens_per_micro_batch=2048, micro_batches=1, seed=job.seed),
@@ -114,15 +113,15 @@ def _pieces_of_steps(plan: Plan, encoded: EncodedTask, *, epochs: int) -> list[i
     return pieces
 
 
-def _new_tagger(job: Job, backbone: Backbone, encoded: EncodedTask, settings: StageSettings) -> Tagger:
-    """A fresh prompt and a fresh head."""
-    prompt = PromptSettings(
-        length=job.prompt_length, layers="all" if job.arm == "mpt" else max(1, backbone.num_layers // 2)
+def _new_scorer(job: Job, backbone: Backbone, encoded: EncodedTask, settings: StageSettings) -> Scorer:
+    """A fresh task state and a fresh head."""
+    plan = StatePlan(
+        parts=("prompt",) if job.arm == "mpt" else ("low_rank",),
+        prompt=PromptSettings(length=job.prompt_length),
+        low_rank=LowRankSettings(rank=RANK, alpha=ALPHA),
     )
-    shape, task = prompt_shape(backbone, prompt), encoded.task
-    texts = [encoded.splits["train"]]
-    values = initial_prompt(backbone, shape, texts, initialisation=prompt.initialisation, seed=job.seed)
+    state, task = fresh_state(plan, backbone, [encoded.splits["train"]], seed=job.seed), encoded.task
     head = TokenHead(
         backbone.hidden_size, task.labels, seed=job.seed, task=task.name, dropout=settings.training.head_dropout
     )
-    return Tagger(backbone, PromptBank([values], [shape], dropout=prompt.dropout), {task.name: head})
+    return Scorer(backbone, state, {task.name: head})

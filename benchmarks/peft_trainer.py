@@ -1,4 +1,4 @@
-"""PEFT's prefix tuning under transformers' Trainer, with the defaults of both, on the windows that mpt trains on.
+"""PEFT's prefix tuning and LoRA under transformers' Trainer, with the defaults of both, on the windows of mpt's arms.
 
 What differs from a plain script costs it no time: windows and labels are mpt's, so that every arm sees the same word
 pieces; they are held in memory as lists; no checkpoint is written and nothing is reported.
@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, PrefixTuningConfig, TaskType, get_peft_model  # type: ignore[import-not-found]
+from peft import (  # type: ignore[import-not-found]
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 from torch import nn
 from transformers import (
     AutoModelForTokenClassification,
@@ -24,7 +31,7 @@ from transformers import (
 
 from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import Corpus, read_corpus
-from job import LONGEST_WINDOW, WARM_UP, Answer, Job
+from job import ALPHA, LONGEST_WINDOW, LOW_RANK_ARMS, RANK, WARM_UP, Answer, Job
 from mpt.data.example import sentences_of
 from mpt.data.families.decode import decode_many
 from mpt.data.families.metrics import score
@@ -58,7 +65,7 @@ class Clocked(TrainerCallback):
 
 
 def train_peft(job: Job, device: torch.device) -> Answer:
-    """Train a prefix in all layers and measure it.
+    """Train a prefix in all layers, or low-rank updates of all linear layers, and measure it.
 
     Raises:
         MptError: Of the fitting class; see the modules called.
@@ -68,7 +75,7 @@ def train_peft(job: Job, device: torch.device) -> Answer:
     epochs = max(1, round(job.pieces / corpus.pieces))
     clock = StepClock(pieces=epochs * corpus.pieces, warm_up=WARM_UP, device=device)
     torch.manual_seed(job.seed)
-    model = prefix_model(job.backbone, num_labels=len(corpus.task.labels), prompt_length=job.prompt_length)
+    model = new_model(job, num_labels=len(corpus.task.labels))
     with TemporaryDirectory() as folder:
         arguments = training_arguments(job, folder, epochs=epochs)
         _fit(model, features, arguments, job, Clocked(clock))
@@ -110,12 +117,15 @@ def features_of(split: EncodedSplit) -> list[Feature]:
     return features
 
 
-def prefix_model(backbone: str, *, num_labels: int, prompt_length: int) -> PeftModel:
-    """The backbone in float32 with a fresh prefix in every layer and a fresh head."""
+def new_model(job: Job, *, num_labels: int) -> PeftModel:
+    """The backbone in float32 with a fresh head, and what the arm trains: a prefix in every layer, or LoRA."""
     model = AutoModelForTokenClassification.from_pretrained(
-        locate(backbone, None), num_labels=num_labels, dtype=torch.float32, trust_remote_code=False
+        locate(job.backbone, None), num_labels=num_labels, dtype=torch.float32, trust_remote_code=False
     )
-    config = PrefixTuningConfig(task_type=TaskType.TOKEN_CLS, num_virtual_tokens=prompt_length)
+    config: PeftConfig = PrefixTuningConfig(task_type=TaskType.TOKEN_CLS, num_virtual_tokens=job.prompt_length)
+    if job.arm in LOW_RANK_ARMS:
+        which = {"target_modules": "all-linear", "exclude_modules": ["classifier"]}  # the head is trained as it is
+        config = LoraConfig(task_type=TaskType.TOKEN_CLS, r=RANK, lora_alpha=ALPHA, **which)
     peft_model = get_peft_model(model, config)
     assert isinstance(peft_model, PeftModel)
     return peft_model

@@ -1,17 +1,19 @@
-"""How fast mpt trains prompts, next to PEFT's prefix tuning on the same sentences.
+"""How fast mpt trains prompts and low-rank updates, next to PEFT's prefix tuning and LoRA on the same sentences.
 
 Arms:
     peft_fp32: PEFT's prefix tuning under transformers' Trainer, defaults of both.
     peft_bf16: The same with `bf16=True`.
     peft_bf16_grouped: The same, and sentences of like length in a batch.
+    peft_lora_fp32: PEFT's LoRA of rank 8 on all linear layers under transformers' Trainer, defaults of both else.
+    peft_lora_bf16_grouped: The same with `bf16=True`, and sentences of like length in a batch.
     mpt: mpt's own training of a single task, prompts in all layers, backbone in bfloat16.
-    mpt_upper_half_cached: The same with prompts in the upper half of the layers, the outputs of the lower half kept.
+    mpt_low_rank: The same with low-rank updates of rank 8 of all linear layers.
 
-All train prompts of one length over one backbone, on the same windows for the same number of epochs, with AdamW. Arms
-take turns, each in a process of its own. What counts are real word pieces (`[CLS]` and `[SEP]` included, padding not)
-per second of training after a warm-up; start-up, evaluation and checkpoints are left out. The threads are torch's;
-OMP_NUM_THREADS sets them for every arm alike. Then every arm trains once more, five times as long, and is scored on
-the same dev sentences.
+All train prompts of one length, or updates of one rank, over one backbone, on the same windows for the same number of
+epochs, with AdamW. Arms take turns, each in a process of its own. What counts are real word pieces (`[CLS]` and `[SEP]`
+included, padding not) per second of training after a warm-up; start-up, evaluation and checkpoints are left out. The
+threads are torch's; OMP_NUM_THREADS sets them for every arm alike. Then every arm trains once more, five times as long,
+and is scored on the same dev sentences.
 
 python benchmarks/train_throughput.py --json
 """
@@ -27,7 +29,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from job import ARMS, PEFT_ARMS, Answer, Job, measure, run_script
+from job import ARMS, LOW_RANK_ARMS, PEFT_ARMS, Answer, Job, measure, run_script
 from mpt.base.errors import ConfigError, did_you_mean
 from program import BACKBONE, named_arms, open_console, run_program, say, versions
 from results import FORMULA, Measurements, summary, table, utilisation
@@ -45,9 +47,10 @@ def run(
     dev_f1: Annotated[bool, typer.Option(help="Then train each arm five times as long, and score it.")] = True,
     peft_learning_rate: Annotated[float, typer.Option(help="Of prefix and head; PEFT's guide has 0.01.")] = 0.01,
     mpt_learning_rate: Annotated[float, typer.Option(help="Of the prompt; mpt's default is 0.1.")] = 0.1,
+    low_rank_learning_rate: Annotated[float, typer.Option(help="Of low-rank updates, PEFT's and mpt's.")] = 1e-3,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Measure training speed and memory of mpt and of PEFT's prefix tuning."""
+    """Measure training speed and memory of mpt and of PEFT."""
     names = checked_arms(arms)
     if device not in DEVICES:
         raise ConfigError(f'--device "{device}" is not one of {", ".join(DEVICES)}.{did_you_mean(device, DEVICES)}')
@@ -58,6 +61,7 @@ def run(
         if device == "cuda":
             backbone = f"{folder}/backbone"
             run_script("large_backbone.py", backbone, BACKBONE)
+        of_prompt = {True: peft_learning_rate, False: mpt_learning_rate}
         jobs = [
             Job(
                 arm=arm,
@@ -66,7 +70,7 @@ def run(
                 prompt_length=prompt_length,
                 device=device,
                 seed=0,
-                learning_rate=peft_learning_rate if arm in PEFT_ARMS else mpt_learning_rate,
+                learning_rate=low_rank_learning_rate if arm in LOW_RANK_ARMS else of_prompt[arm in PEFT_ARMS],
             )
             for arm in names
         ]
@@ -128,8 +132,6 @@ def tell(measured: Measurements, console: Console) -> None:
     share = utilisation(measured)
     if share is not None:
         say(console, f"utilisation of mpt: {share:.1%}, which is {FORMULA}")
-    if "mpt_upper_half_cached" in measured.answers:
-        say(console, "mpt_upper_half_cached: the cache is filled before the clock starts")
     for arm, answer in measured.scored.items():
         say(console, f"dev F1 of {arm}: one training on {answer.trained_pieces:,} word pieces")
 

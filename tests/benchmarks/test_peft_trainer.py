@@ -13,8 +13,10 @@ from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank, PromptShape
+from mpt.model.scorer import Scorer
+from mpt.model.state.bank import TaskState
+from mpt.model.state.low_rank import LowRank
+from mpt.model.state.prompt import Prompt, PromptShape
 
 pytest.importorskip("peft", reason="PEFT is not installed: pip install 'mpt-prompts[bench]'")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -28,11 +30,28 @@ def folder(tmp_path_factory):
     return tiny_backbone(tmp_path_factory.mktemp("backbone"), "bert", max_position_embeddings=512)
 
 
+def job_of(arm, folder="b"):
+    return Job(
+        arm=arm,
+        backbone=str(folder),
+        pieces=6000,
+        prompt_length=LENGTH,
+        device="cpu",
+        seed=0,
+        learning_rate=0.01,
+        score_dev=True,
+    )
+
+
+def model_of(arm, folder):
+    from peft_trainer import new_model
+
+    return new_model(job_of(arm, folder), num_labels=len(LABELS))
+
+
 @pytest.fixture
 def model(folder):
-    from peft_trainer import prefix_model
-
-    return prefix_model(str(folder), num_labels=len(LABELS), prompt_length=LENGTH)
+    return model_of("peft_fp32", folder)
 
 
 @pytest.fixture
@@ -44,7 +63,7 @@ def batch(folder):
     ]
     word_pieces = load_backbone(str(folder), dtype="float32").word_pieces
     split, _ = encode(sentences, word_pieces, LABELS)
-    return split, collate(split, np.arange(2), pad=word_pieces.pad)
+    return split, collate(split, np.arange(2), pad=word_pieces.pad, tasks=("t",))
 
 
 def forward(model, batch):
@@ -68,14 +87,36 @@ def test_a_prefix_computes_what_a_deep_prompt_of_the_same_values_does(model, fol
     shape = PromptShape(num_layers=LAYERS, layers=tuple(range(LAYERS)), num_heads=HEADS, length=LENGTH, head_dim=size)
     prefix = model.prompt_encoder["default"].embedding.weight.detach()
     prompt = prefix.view(LENGTH, LAYERS, 2, HEADS, size).permute(1, 2, 3, 0, 4)
+    assert_equal(model, scorer_like(model, backbone, Prompt(prompt, shape)), batch[1])
+
+
+def scorer_like(model, backbone, part):
+    """A scorer with the head of PEFT's model."""
     head = TokenHead(HIDDEN, LABELS, seed=0, task="t")
-    classifier = model.get_base_model().classifier.modules_to_save["default"]
-    head.load_state_dict(classifier.state_dict())
-    tagger = Tagger(backbone, PromptBank([prompt], [shape]), {"t": head})
+    head.load_state_dict(model.get_base_model().classifier.modules_to_save["default"].state_dict())
+    return Scorer(backbone, TaskState([part]), {"t": head})
+
+
+def assert_equal(model, scorer, batch):
     model.eval()
     with torch.inference_mode():
-        theirs = forward(model, batch[1]).flatten(0, 1)[batch[1].words_M]
-        torch.testing.assert_close(theirs, tagger("t", batch[1]), rtol=1e-4, atol=1e-5)
+        theirs, (ours,) = forward(model, batch).flatten(0, 1)[batch.words_M], scorer(batch)
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_lora_computes_what_low_rank_updates_of_the_same_values_do(folder, batch):
+    """Rank 8 on every linear layer of every layer."""
+    model, backbone = model_of("peft_lora_fp32", folder), load_backbone(str(folder), dtype="float32")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and "lora" in name}
+    with torch.no_grad():
+        for value in trained.values():
+            value.copy_(torch.randn(value.shape) / value.shape[1] ** 0.5)
+    start, end = "base_model.model.bert.", ".default.weight"
+    theirs = {name.removeprefix(start).removesuffix(end): p.detach() for name, p in trained.items()}
+    names = [linear.name for linear in backbone.linears]
+    factors = {name: (theirs.pop(f"{name}.lora_A"), theirs.pop(f"{name}.lora_B")) for name in names}
+    assert not theirs and {len(down) for down, _ in factors.values()} == {8}
+    assert_equal(model, scorer_like(model, backbone, LowRank(factors, alpha=16)), batch[1])
 
 
 def test_windows_become_features_with_labels_where_words_are_scored(batch):
@@ -96,31 +137,26 @@ def test_windows_become_features_with_labels_where_words_are_scored(batch):
         ("peft_fp32", False, "random"),
         ("peft_bf16", True, "random"),
         ("peft_bf16_grouped", True, "group_by_length"),
+        ("peft_lora_fp32", False, "random"),
+        ("peft_lora_bf16_grouped", True, "group_by_length"),
     ],
 )
 def test_arms_differ_in_what_they_are_named_after(arm, bf16, sampling, tmp_path):
     from peft_trainer import training_arguments
 
-    job = Job(arm=arm, backbone="b", pieces=1, prompt_length=1, device="cpu", seed=0, learning_rate=0.01)
-    arguments = training_arguments(job, str(tmp_path), epochs=1)
+    arguments = training_arguments(job_of(arm), str(tmp_path), epochs=1)
     assert (arguments.bf16, arguments.train_sampling_strategy) == (bf16, sampling)
     assert (arguments.per_device_train_batch_size, arguments.learning_rate) == (8, 0.01)
 
 
-@prefix_tuning
-def test_every_arm_trains_the_same_pieces_and_as_many_values(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arm", "own"),
+    [pytest.param("peft_bf16_grouped", "mpt", marks=prefix_tuning), ("peft_lora_fp32", "mpt_low_rank")],
+)
+def test_every_arm_trains_the_same_pieces_and_as_many_values(folder, tmp_path, monkeypatch, arm, own):
     monkeypatch.setenv("MPT_DATA", str(tmp_path))
-    job = Job(
-        arm="peft_bf16_grouped",
-        backbone=str(folder),
-        pieces=6000,
-        prompt_length=LENGTH,
-        device="cpu",
-        seed=0,
-        learning_rate=0.01,
-        score_dev=True,
-    )
-    theirs, ours = measure(job), measure(replace(job, arm="mpt"))
+    job = job_of(arm, folder)
+    theirs, ours = measure(job), measure(replace(job, arm=own))
     assert theirs.trained_pieces == ours.trained_pieces
     assert theirs.trained_values == ours.trained_values
     assert 0 < theirs.timed_pieces < theirs.trained_pieces

@@ -46,9 +46,10 @@ def test_an_arm_that_was_not_run_has_no_ratio(measured):
         "mpt_vs_peft_fp32",
         "mpt_vs_peft_bf16",
         "mpt_vs_peft_bf16_grouped",
-        "upper_half_cached_vs_all",
+        "mpt_low_rank_vs_peft_lora_fp32",
+        "mpt_low_rank_vs_peft_lora_bf16_grouped",
     ]
-    assert ratios["upper_half_cached_vs_all"] is None
+    assert ratios["mpt_low_rank_vs_peft_lora_fp32"] is None
 
 
 def test_utilisation_is_the_share_of_the_product_rate_of_the_same_repeat(measured):

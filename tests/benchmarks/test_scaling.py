@@ -32,10 +32,10 @@ def test_the_page_has_the_tables(table):
 def test_a_vector_is_as_long_as_that_of_training():
     shape = SHAPES[0]
     with torch.device("meta"):
-        bank = nn.ParameterList([torch.empty(shape.layers, 2, shape.keys, PROMPT_LENGTH)])
+        prompt = nn.Parameter(torch.empty(shape.layers, 2, shape.keys, PROMPT_LENGTH))
         head = nn.Linear(shape.hidden, LABELS)
-    tagger = SimpleNamespace(shared=list(bank), head=lambda task: head)
-    gradients = GradientVectors(tagger, ["a", "b"])
+    state = SimpleNamespace(values=lambda: {"prompt.values": prompt}, leaves=lambda: [prompt])
+    gradients = GradientVectors(SimpleNamespace(state=state, head=lambda task: head), ["a", "b"])
     width = sum(p.numel() for p in gradients.shared) + gradients.head_size + 1
     assert received(shape, "ordered", 2) == 4 * width
 

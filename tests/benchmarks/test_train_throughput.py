@@ -40,14 +40,12 @@ def job(backbone, tmp_path, monkeypatch):
 
 
 def test_arms_take_turns_in_their_own_order(monkeypatch):
-    assert checked_arms("mpt_upper_half_cached, mpt") == ["mpt", "mpt_upper_half_cached"]
+    assert checked_arms("mpt_low_rank, mpt, peft_lora_fp32") == ["peft_lora_fp32", "mpt", "mpt_low_rank"]
 
 
 def test_an_unknown_arm_is_refused_with_the_known_ones():
-    with pytest.raises(
-        ConfigError, match=r'"mpt_uper_half_cached" is not one of .* Did you mean "mpt_upper_half_cached"\?'
-    ):
-        checked_arms("mpt,mpt_uper_half_cached")
+    with pytest.raises(ConfigError, match=r'"mpt_lowrank" is not one of .* Did you mean "mpt_low_rank"\?'):
+        checked_arms("mpt,mpt_lowrank")
 
 
 def test_without_peft_its_arms_are_refused_with_the_remedy(monkeypatch):

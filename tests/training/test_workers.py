@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -22,6 +23,16 @@ def test_results_come_in_the_order_of_the_items(workers, count):
         return item * item
 
     assert workers(count).map(slow_first, range(5)) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_that_have_been_used_are_let_go(workers, count):
+    living = []
+    for number, result in enumerate(workers(count).each(lambda item: torch.full((2,), item), range(5))):
+        assert result.tolist() == [number, number]
+        living.append(weakref.ref(result))
+        del result
+        assert [one() for one in living[:-1]] == [None] * number
 
 
 def test_items_are_computed_side_by_side(workers):
