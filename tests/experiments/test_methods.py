@@ -90,10 +90,10 @@ def done(session, tmp_path_factory):
     for method in ("fine-tuning", *METHODS):  # fine-tuning first, so that every other one comes after it
         starts, models = [], []
 
-        def spied(tagger, *args, real=trials.execute, starts=starts, models=models, **kwargs):
-            starts.append(state_bytes(tagger))
-            models.append(tagger)
-            return real(tagger, *args, **kwargs)
+        def spied(scorer, *args, real=trials.execute, starts=starts, models=models, **kwargs):
+            starts.append(state_bytes(scorer))
+            models.append(scorer)
+            return real(scorer, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trials, "execute", spied)
@@ -129,15 +129,15 @@ def test_the_loss_falls(done, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_as_many_parameters_are_trained_as_by_formula_and_all_of_them_move(done, session, method):
-    folder, start, tagger, _ = done[method][0]
+    folder, start, scorer, _ = done[method][0]
     trained = HEAD + num_trained(method, session.start.backbone)
-    assert sum(p.numel() for p in tagger.trained) == trained
+    assert sum(p.numel() for p in scorer.trained) == trained
     assert json.loads((folder / "result.json").read_text())["trained_parameters"] == trained
-    now = state_bytes(tagger)
+    now = state_bytes(scorer)
     assert now.keys() == start.keys()
     still = {name for name in start if start[name] == now[name]}
     # The softmax over pieces does not notice what is added to every key.
-    buffers = {name for name, _ in tagger.named_buffers()}  # where a prompt out of a network starts
+    buffers = {name for name, _ in scorer.named_buffers()}  # where a prompt out of a network starts
     assert all("key/bias" in name or name in buffers for name in still), still
 
 
@@ -153,11 +153,11 @@ def test_a_method_does_not_depend_on_what_was_trained_before(done):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_model_gives_equal_logits(done, session, method):
-    folder, _, tagger, _ = done[method][0]
+    folder, _, scorer, _ = done[method][0]
     saved = open_saved(folder)
     (task,), _ = load_tasks(session.manifest)
     logits = []
-    for model in (tagger, saved.tagger):
+    for model in (scorer, saved.scorer):
         (encoded,), _ = encode_tasks([task], model.backbone)
         batch = collate(encoded.splits["dev"], np.arange(12), pad=model.backbone.word_pieces.pad)
         with torch.no_grad():
@@ -165,13 +165,13 @@ def test_a_saved_model_gives_equal_logits(done, session, method):
     assert torch.equal(*logits)
     names = {path.name for path in saved.folder.iterdir()}
     assert ("backbone.safetensors" in names) == (METHODS[method].weights is not None)
-    assert ("reparameterisation.safetensors" in names) == (method == "p-tuning")
+    assert ("networks.safetensors" in names) == (method == "p-tuning")
 
 
 @pytest.mark.parametrize("method", ["prompt-tuning", "p-tuning", "prefix-tuning"])
 def test_text_starts_behind_the_prompt(done, session, method):
-    _, _, tagger, _ = done[method][0]
-    backbone = tagger.backbone
+    _, _, scorer, _ = done[method][0]
+    backbone = scorer.backbone
     assert backbone.shifted
     assert backbone.word_pieces.room + LENGTH + 2 == backbone.max_positions
     assert not session.start.backbone.shifted

@@ -17,7 +17,7 @@ from mpt.serving.saved import open_saved
 from mpt.training import launch, loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
 
-TENSORS = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+TENSORS = ("state.safetensors", "heads.safetensors", "optimizer.safetensors")
 
 
 class Interrupted(BaseException):
@@ -32,7 +32,7 @@ def without_times(folder):
     results = json.loads(found.pop("results.json"))
     assert set(results.pop("cost")) >= {"word_pieces", "seconds", "pieces_per_second", "peak_memory_mib"}
     found["results.json"] = results
-    for name in [name for name in found if name.endswith("state.json")]:
+    for name in [name for name in found if name.endswith("progress.json")]:
         found[name] = {**json.loads(found[name]), "seconds": 0}
     return {name: content for name, content in found.items() if not name.endswith("CHECKPOINT.json")}
 
@@ -204,19 +204,19 @@ def test_a_checkpoint_holds_the_flat_prompt_of_its_network(world, tmp_path, kind
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_model_for_use_gives_the_scores_of_the_one_that_was_trained(world, tmp_path, monkeypatch, kind):
-    taggers = []
+    scorers = []
 
-    def spy(tagger, *args, **kwargs):
-        taggers.append(tagger)
-        return evaluate_tasks(tagger, *args, **kwargs)
+    def spy(scorer, *args, **kwargs):
+        scorers.append(scorer)
+        return evaluate_tasks(scorer, *args, **kwargs)
 
     monkeypatch.setattr(stage, "evaluate_tasks", spy)
     run_pretrain(world, tmp_path / "run", **reparameterised(kind))
-    saved = open_saved(tmp_path / "run").tagger
-    assert saved.bank.reparameterisation is None and taggers[0].bank.reparameterisation is not None
+    saved = open_saved(tmp_path / "run").scorer
+    assert saved.bank.reparameterisation is None and scorers[0].bank.reparameterisation is not None
     batch = random_batch(saved.backbone, 5, 7)
     with torch.no_grad():
-        assert torch.equal(saved("places", batch), taggers[0]("places", batch))
+        assert torch.equal(saved("places", batch), scorers[0]("places", batch))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -232,7 +232,7 @@ def test_a_reparameterised_run_that_is_resumed_is_the_same_run(world, tmp_path, 
 
 def test_a_flat_run_knows_nothing_of_networks(straight):
     checkpoint = load_checkpoint(latest(straight))
-    assert not (latest(straight) / "reparameterisation.safetensors").exists()
+    assert not (latest(straight) / "networks.safetensors").exists()
     assert list(checkpoint.identity["prompt"]) == ["length", "layers", "initialisation", "dropout"]
 
 

@@ -173,9 +173,9 @@ def started(world, folder, monkeypatch, **changes):
     models = {}
     real = trials.execute
 
-    def spy(tagger, tasks, *args, **kwargs):
-        models[kwargs["identity"]["method"], kwargs["identity"]["training"]["seed"]] = (state_bytes(tagger), tagger)
-        return real(tagger, tasks, *args, **kwargs)
+    def spy(scorer, tasks, *args, **kwargs):
+        models[kwargs["identity"]["method"], kwargs["identity"]["training"]["seed"]] = (state_bytes(scorer), scorer)
+        return real(scorer, tasks, *args, **kwargs)
 
     monkeypatch.setattr(trials, "execute", spy)
     run_transfer(world, folder, **changes)
@@ -226,7 +226,7 @@ def test_shots_are_drawn_by_seed_and_are_the_same_for_all_methods(world, tmp_pat
     drawn = [args[1][0].splits["train"] for args, _, _ in calls]
     (task,), _ = load_tasks(load_manifest(world.data / "target.yaml"))
     samples = [tuple(sample_sentences(task.splits["train"], 5, seed=seed)) for seed in (0, 1)]
-    word_pieces = open_saved(world.run).tagger.backbone.word_pieces
+    word_pieces = open_saved(world.run).scorer.backbone.word_pieces
     expected = [encode_examples(sample, task.spec, word_pieces, task.labels)[0] for sample in samples]
     assert [same_arrays(ours, theirs) for ours, theirs in zip(drawn, expected * 3, strict=True)] == [True] * 6
     assert samples[0] != samples[1] and not same_arrays(*expected)
@@ -241,7 +241,7 @@ def test_a_split_is_encoded_once_for_each_way_that_a_method_wants_its_text(world
 
     monkeypatch.setattr(encoding, "encode_examples", spy)
     run_transfer(world, tmp_path / "results", shots=(5, 10), baselines=("scratch", "prefix-tuning"), test=False)
-    room = open_saved(world.run).tagger.backbone.word_pieces.room
+    room = open_saved(world.run).scorer.backbone.word_pieces.room
     assert sorted(encoded) == sorted((count, size) for count in (60, 30) for size in (room, room - 4))
     encoded.clear()
     run_transfer(world, tmp_path / "tested", baselines=("scratch",), seeds=(0,))
@@ -465,7 +465,7 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
     again = replace(run, folder=tmp_path / "again")
     shutil.copytree(run_folder / "checkpoints" / "step-00000003", tmp_path / "again" / "checkpoints" / "step-00000003")
     with torch.no_grad():
-        for parameter in again.tagger.parameters():
+        for parameter in again.scorer.parameters():
             parameter.fill_(7.0)
     real(again, middle)
     resumed = load_checkpoint(tmp_path / "again" / "checkpoints" / "step-00000006")
@@ -473,7 +473,7 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
         ours, theirs = getattr(resumed, kind), getattr(end, kind)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert trained_state(run.tagger, resumed).keys() == run.tagger.state_dict().keys()
+    assert trained_state(run.scorer, resumed).keys() == run.scorer.state_dict().keys()
 
 
 def test_a_run_that_is_redone_when_it_was_cut_off_keeps_no_moments(done):
@@ -524,13 +524,13 @@ def test_a_network_behind_the_target_prompt_starts_at_the_pretrained_prompt(worl
     made = spied(monkeypatch, "new_tagger")
     changes = {"prompt__reparameterisation": kind, "prompt__hidden_size": 8, "seeds": (0,), "baselines": ()}
     run_transfer(world, tmp_path / "results", optimizer__prompt_learning_rate=1e-9, **changes)
-    (_, _, tagger), *_ = made
+    (_, _, scorer), *_ = made
     source = load_checkpoint(find_checkpoint(world.run)).prompts["slot0"]
-    assert torch.allclose(tagger.bank.slots[0], source, atol=1e-6)
+    assert torch.allclose(scorer.bank.slots[0], source, atol=1e-6)
     identity = runs_of(tmp_path / "results")["transfer", "seed-0"]
     assert (identity["prompt"]["reparameterisation"], identity["prompt"]["length"]) == (kind, 4)
     (run,) = (tmp_path / "results").glob("*/transfer/seed-0")
-    assert torch.equal(open_saved(run).tagger.bank.slots[0], tagger.bank.slots[0])
+    assert torch.equal(open_saved(run).scorer.bank.slots[0], scorer.bank.slots[0])
 
 
 def test_a_reparameterised_prompt_is_transferred_flat_unless_told(world, tmp_path):
