@@ -12,7 +12,7 @@ from mpt.base.errors import CheckpointError, ConfigError, ManifestError
 from mpt.data import cache as text_cache
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.experiments import pretrain as stage
-from mpt.model.state.network import by_token, reparameterise
+from mpt.model.state.network import by_token, network_behind
 from mpt.serving.saved import open_saved
 from mpt.training import launch, loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
@@ -114,7 +114,7 @@ def test_another_seed_gives_another_prompt(world, straight, tmp_path):
 
 
 def load_prompt(run):
-    return load_checkpoint(latest(run)).prompts["slot0"].numpy().tobytes()
+    return load_checkpoint(latest(run)).state["prompt.values"].numpy().tobytes()
 
 
 def test_a_run_interrupted_at_every_evaluation_and_resumed_is_the_same_run(world, straight, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_damaged_newest_checkpoint_is_refused_and_removing_it_goes_on(world, s
     assert without_times(run) == without_times(straight)
 
 
-NETWORKS = ("mlp", "residual_mlp", "lstm")
+NETWORKS = ("mlp", "lstm")
 
 
 def reparameterised(kind, **changes):
@@ -193,10 +193,10 @@ def test_a_checkpoint_holds_the_flat_prompt_of_its_network(world, tmp_path, kind
     assert folders
     for folder in folders:
         checkpoint = load_checkpoint(folder)
-        network = reparameterise(torch.zeros(4, 2 * 2 * 2 * 16), kind=kind, input_size=32, hidden_size=8, seed=0)
-        network.load_state_dict(checkpoint.reparameterisation)
+        network = network_behind(torch.zeros(4, 2 * 2 * 2 * 16), kind=kind, input_size=32, hidden_size=8, seed=0)
+        network.load_state_dict({name.removeprefix("prompt."): it for name, it in checkpoint.networks.items()})
         with torch.no_grad():  # where an LSTM has a kernel of its own
-            assert torch.equal(by_token(checkpoint.prompts["slot0"]), network()), "folded: equal bits"
+            assert torch.equal(by_token(checkpoint.state["prompt.values"]), network()), "folded: equal bits"
     trained = {name.rsplit("/", 1)[0] for name in checkpoint.optimizer if name.startswith("bank.")}
     assert trained == {f"bank.reparameterisation.{name}" for name, _ in network.named_parameters()}
     assert load_prompt(tmp_path / "run") != load_prompt(tmp_path / "flat")
@@ -213,10 +213,10 @@ def test_a_model_for_use_gives_the_scores_of_the_one_that_was_trained(world, tmp
     monkeypatch.setattr(stage, "evaluate_tasks", spy)
     run_pretrain(world, tmp_path / "run", **reparameterised(kind))
     saved = open_saved(tmp_path / "run").scorer
-    assert saved.bank.reparameterisation is None and scorers[0].bank.reparameterisation is not None
-    batch = random_batch(saved.backbone, 5, 7)
+    assert saved.state.parts["prompt"].network is None and scorers[0].state.parts["prompt"].network is not None
+    batch = random_batch(saved.backbone, 5, 7, tasks=("places",))
     with torch.no_grad():
-        assert torch.equal(saved("places", batch), scorers[0]("places", batch))
+        assert torch.equal(*(torch.cat(scorer(batch)) for scorer in (saved, scorers[0])))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -232,7 +232,7 @@ def test_a_reparameterised_run_that_is_resumed_is_the_same_run(world, tmp_path, 
 
 def test_a_flat_run_knows_nothing_of_networks(straight):
     checkpoint = load_checkpoint(latest(straight))
-    assert not (latest(straight) / "networks.safetensors").exists()
+    assert checkpoint.networks == {}
     assert list(checkpoint.identity["prompt"]) == ["length", "layers", "initialisation", "dropout"]
 
 

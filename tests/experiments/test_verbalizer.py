@@ -112,7 +112,7 @@ def test_scores_after_loading_are_those_before_saving(filled, own, monkeypatch, 
 
     def noted(self, *args, **kwargs):
         collect(self, *args, **kwargs)
-        scored.append((self.state["step"], scores_of(scorers[-1], encoded(scorers[-1]), "dev")))
+        scored.append((self.step, scores_of(scorers[-1], encoded(scorers[-1]), "dev")))
 
     def encoded(scorer):
         return encode_tasks([loaded(own, "filled", "dev")], scorer.backbone)[0][0]
