@@ -17,7 +17,6 @@ from mpt.serving.saved import open_saved
 from mpt.training import launch, loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
 
-TENSORS = ("state.safetensors", "heads.safetensors", "optimizer.safetensors")
 
 
 class Interrupted(BaseException):
@@ -198,7 +197,7 @@ def test_a_checkpoint_holds_the_flat_prompt_of_its_network(world, tmp_path, kind
         with torch.no_grad():  # where an LSTM has a kernel of its own
             assert torch.equal(by_token(checkpoint.state["prompt.values"]), network()), "folded: equal bits"
     trained = {name.rsplit("/", 1)[0] for name in checkpoint.optimizer if name.startswith("bank.")}
-    assert trained == {f"bank.reparameterisation.{name}" for name, _ in network.named_parameters()}
+    assert trained == {f"bank._slots.0._parts.prompt.network.{name}" for name, _ in network.named_parameters()}
     assert load_prompt(tmp_path / "run") != load_prompt(tmp_path / "flat")
 
 
@@ -270,9 +269,9 @@ def test_an_existing_run_folder_is_left_alone(world, straight):
 
 
 REFUSED = [
-    ({"prompt__length": 5}, "prompt.length: checkpoint 4, now 5", "'length': 5"),
+    ({"prompt__length": 5}, "\n  prompt.length: checkpoint 4, now 5", "state.prompt.length: checkpoint 4, now 5"),
     ({"prompt__dropout": 0.5}, "prompt.dropout: checkpoint 0.1, now 0.5", ""),
-    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", ""),
+    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", "state.prompt.layers: checkpoint [0, 1], now [1]"),
     ({"optimizer__prompt_learning_rate": 0.1}, "optimizer.prompt_learning_rate: checkpoint 0.2, now 0.1", ""),
     ({"training__seed": 1}, "training.seed: checkpoint 0, now 1", ""),
     ({"training__steps": 8}, "training.steps: checkpoint 6, now 8", ""),
