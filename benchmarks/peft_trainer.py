@@ -38,7 +38,7 @@ from mpt.data.families.metrics import score
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate, evaluation_batches, word_rows
 from mpt.data.windows import EncodedSplit
-from mpt.evaluation.evaluator import batch_tokens
+from mpt.evaluation.scoring import batch_tokens
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.backbone.identity import locate
 
