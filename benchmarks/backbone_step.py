@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from clock import describe_machine
 from mpt.model.backbone.attention import ATTENTION, register
-from mpt.model.backbone.backbone import DTYPES
 from mpt.model.backbone.deberta import adapt, cast_biases
 from mpt.model.backbone.forward import ForwardPass, LayerPrompt, Running, tie
+from mpt.model.backbone.precision import DTYPES
 from mpt.model.backbone.stack import install
 from program import named_arms, open_console, run_program, say, versions
 
@@ -101,7 +101,9 @@ def prompted_step(config: PreTrainedConfig, dtype: torch.dtype, ids: torch.Tenso
 
 def _frozen(config: PreTrainedConfig, dtype: torch.dtype, attention: str | None) -> Any:
     torch.manual_seed(0)
-    model: Any = AutoModel.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+    model: Any = AutoModel.from_config(
+        deepcopy(config), dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
     cast_biases(model, dtype)
     return model.eval().requires_grad_(False)
 

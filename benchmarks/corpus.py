@@ -16,9 +16,9 @@ from jaxtyping import Shaped
 from mpt.base.seeding import permutation, uniforms
 from mpt.data.example import Sentence, sentences_of
 from mpt.data.families.tokenization import WordPieces, encode
-from mpt.data.labels import tag_list
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.manifest.reading import load_manifest
-from mpt.data.manifest.task_spec import Split, TaskSpec
+from mpt.data.manifest.task_spec import Split
 from mpt.data.tasks import Task, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -93,13 +93,13 @@ def _sources() -> tuple[str, list[Sequence[Sentence]], Sequence[Sentence], list[
 def _task(kinds: Sequence[str], splits: Mapping[Split, tuple[Sentence, ...]]) -> Task:
     files = {"train": FILES[0], "dev": FILES[1]}
     declared = {"family": "ner", "files": files, "columns": {"word": 0, "tag": 1}, "scheme": "iob2"}
-    spec = TaskSpec.model_validate(declared)
+    spec = task_spec(declared)
     return Task(
         name="bc5cdr_wnut17",
         family=spec.family,
         scheme=spec.tag_scheme,
         metric=spec.metric,
-        labels=tag_list(kinds, spec),
+        labels=spec.kind.tags(kinds),
         splits=splits,
         digests={},
         spec=spec,

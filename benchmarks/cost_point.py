@@ -15,10 +15,11 @@ from flops import device_named
 from job import answer
 from mpt.data.encoded import EncodedTask
 from mpt.data.example import Sentence
-from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.format_specs import task_spec
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
-from mpt.experiments.assembly import build_plan, encode_tasks, open_backbone
+from mpt.experiments.execution import build_plan
+from mpt.experiments.inputs import encode_tasks, open_backbone
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Scorer
@@ -152,7 +153,7 @@ def synthetic_task(number: int, sentences: int, pieces: int) -> Task:
         "columns": {"word": 0, "tag": 1},
         "scheme": "iob2",
     }
-    spec = TaskSpec.model_validate(declared)
+    spec = task_spec(declared)
     words = words_of_one_piece(f"task {number}", sentences * (pieces - 2)).reshape(sentences, -1)
     train = tuple(
         Sentence(

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
 from job import answer
-from mpt.model.backbone.backbone import locate
+from mpt.model.backbone.identity import locate
 
 LARGE = {
     "hidden_size": 1024,
@@ -42,7 +42,7 @@ def write_backbone(folder: Path, tokenizer_of: str, **sizes: Any) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     config = RobertaConfig(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, type_vocab_size=1, dtype="bfloat16", **sizes
     )

@@ -32,14 +32,15 @@ from transformers import (
 from clock import StepClock, describe_machine, peak_memory_mib
 from corpus import Corpus, read_corpus
 from job import ALPHA, LONGEST_WINDOW, LOW_RANK_ARMS, RANK, WARM_UP, Answer, Job
-from mpt.data.encoded import EncodedSplit
 from mpt.data.example import sentences_of
+from mpt.data.families.decode import decode_many
+from mpt.data.families.metrics import score
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate, evaluation_batches, word_rows
-from mpt.evaluation.decode import decode_many
-from mpt.evaluation.evaluator import batch_tokens
-from mpt.evaluation.metrics import score
-from mpt.model.backbone.backbone import load_backbone, locate
+from mpt.data.windows import EncodedSplit
+from mpt.evaluation.scoring import batch_tokens
+from mpt.model.backbone.backbone import load_backbone
+from mpt.model.backbone.identity import locate
 
 IGNORED = -100  # label of a piece that is not scored, as torch's cross entropy has it
 
@@ -119,7 +120,7 @@ def features_of(split: EncodedSplit) -> list[Feature]:
 def new_model(job: Job, *, num_labels: int) -> PeftModel:
     """The backbone in float32 with a fresh head, and what the arm trains: a prefix in every layer, or LoRA."""
     model = AutoModelForTokenClassification.from_pretrained(
-        locate(job.backbone, None), num_labels=num_labels, dtype=torch.float32
+        locate(job.backbone, None), num_labels=num_labels, dtype=torch.float32, trust_remote_code=False
     )
     config: PeftConfig = PrefixTuningConfig(task_type=TaskType.TOKEN_CLS, num_virtual_tokens=job.prompt_length)
     if job.arm in LOW_RANK_ARMS:
@@ -149,7 +150,7 @@ def training_arguments(job: Job, folder: str, *, epochs: int) -> TrainingArgumen
 
 def _fit(model: PeftModel, features: list[Feature], arguments: TrainingArguments, job: Job, clocked: Clocked) -> None:
     """Train; batches are counted where they are collated, in the order in which they are trained on."""
-    tokenizer = AutoTokenizer.from_pretrained(locate(job.backbone, None))
+    tokenizer = AutoTokenizer.from_pretrained(locate(job.backbone, None), trust_remote_code=False)
     pad_batch = DataCollatorForTokenClassification(tokenizer)
 
     def counted(rows: list[Feature]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, pipelin
 
 from mpt.data.example import Sentence
 from mpt.data.tasks import Task
-from mpt.model.backbone.backbone import DTYPES, locate
+from mpt.model.backbone.identity import locate
+from mpt.model.backbone.precision import DTYPES
 from predict_job import PIPELINE_ARMS, PredictJob, Tag
 
 
@@ -16,8 +17,10 @@ def pipeline_tagger(job: PredictJob, task: Task) -> Tag:
     dtype, batch_size = PIPELINE_ARMS[job.arm]
     folder = locate(job.backbone, None)
     names = dict(enumerate(task.labels))
-    model = AutoModelForTokenClassification.from_pretrained(folder, id2label=names, dtype=DTYPES[dtype])
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForTokenClassification.from_pretrained(
+        folder, id2label=names, dtype=DTYPES[dtype], trust_remote_code=False
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tagger = pipeline("token-classification", model=model, tokenizer=tokenizer, device="cpu")
 
     def tag(sentences: Sequence[Sentence]) -> object:

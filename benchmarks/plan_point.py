@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from job import answer
+from mpt.data.encoded import ShardSize
 from mpt.data.order.plan import Plan, StreamSize, TaskSize
-from mpt.data.shards import ShardSize
 
 TOKENS = 512
 MICRO_BATCHES = 4

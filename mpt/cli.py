@@ -24,6 +24,11 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. training.seed=1.")
 ]
 Resume = Literal["never", "auto", "must"]
+Dtype = Annotated[
+    Literal["auto", "bfloat16", "float32"],
+    typer.Option(help="Type of the backbone; auto: as trained, or float32 where bfloat16 is only emulated."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is a GPU if there is one.")]
 Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
 
 
@@ -126,7 +131,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
+    more: Annotated[
+        list[Path],
+        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+    ] = [],  # noqa: B006
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
     """Score a trained model on a split, with figures for each type and kinds of errors."""
     from mpt.data.manifest.task_spec import SPLITS
@@ -134,7 +145,19 @@ def evaluate(
 
     if split not in SPLITS:
         raise ConfigError(f'--split "{split}" is not one of {", ".join(SPLITS)}.{did_you_mean(split, SPLITS)}')
-    run(model, manifest, tasks=task, split=split, out=out, backbone=backbone, against=against, console=_console())  # type: ignore[arg-type]
+    run(
+        model,
+        manifest,
+        tasks=task,
+        split=split,  # type: ignore[arg-type]
+        out=out,
+        backbone=backbone,
+        against=against,
+        more=more,
+        dtype=dtype,
+        device=device,
+        console=_console(),
+    )
 
 
 @app.command()
@@ -142,7 +165,11 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
     text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    task: Annotated[str | None, typer.Option(help="Task to predict, when the model has several.")] = None,
+    task: Annotated[list[str], typer.Option(help="Task to predict; repeat it for several. All when not given.")] = [],  # noqa: B006
+    more: Annotated[
+        list[Path],
+        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+    ] = [],  # noqa: B006
     layout: Annotated[
         str | None,
         typer.Option(
@@ -158,37 +185,60 @@ def predict(
         float | None, typer.Option(help="Of questions that may have no answer: by how much that must score higher.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text."""
+    """Predict for a file and write it back in its own form: columns, CSV, JSON lines, or JSON lines for plain text.
+
+    Several tasks are predicted in one pass over the text, and each has a file: OUT with its name before the ending.
+    """
     from mpt.serving.layout import input_layout
-    from mpt.serving.predictor import Predictor
-    from mpt.serving.saved import open_saved
+    from mpt.serving.predictor import Predictor, predict_files
+    from mpt.serving.saved import find_device, open_bank
 
     console = _console()
-    predictor = Predictor(open_saved(model, reference=backbone), task, no_answer_above=no_answer_above)
-    source = input_layout(predictor, layout, word_column=word_column, tag_column=tag_column, delimiter=delimiter)
-    tagged, notices = predictor.predict_file(text, source, out)
-    for notice in notices:
+    bank = open_bank([model, *more], reference=backbone, dtype=dtype, device=find_device(device))
+    names = task or list(bank.tasks)
+    predictors = [Predictor(bank.model(name), name, no_answer_above=no_answer_above) for name in names]
+    columns = {"word_column": word_column, "tag_column": tag_column, "delimiter": delimiter}
+    layouts = [input_layout(predictor, layout, **columns) for predictor in predictors]
+    outs = [out] if len(names) == 1 else [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names]
+    counts, notices = predict_files(predictors, text, layouts, outs)
+    for notice in [*bank.notices, *notices]:
         console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)
-    done = f"{tagged} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {out}"
-    console.print(done, highlight=False, soft_wrap=True)
+    for predictor, size, path in zip(predictors, counts, outs, strict=True):
+        done = f"{size} {predictor.spec.kind.noun}s of {text}, predictions of {predictor.task}: {path}"
+        console.print(done, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    layout: Annotated[Literal["peft"], typer.Option("--format", help="Whose adapter to write.")] = "peft",
-    task: Annotated[str | None, typer.Option(help="Task to export, when the model has several.")] = None,
+    layout: Annotated[
+        Literal["peft", "backbone"],
+        typer.Option("--format", help="An adapter of PEFT, or a backbone with the task state merged into it."),
+    ] = "peft",
+    task: Annotated[
+        str | None, typer.Option(help="With peft: the task whose head is written, when the model has several.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Write a prompt and a head as an adapter of PEFT's prefix tuning."""
+    """Write a task state for others: with a head as an adapter of PEFT, or as a backbone with merged weights."""
+    if layout == "backbone" and task is not None:
+        raise ConfigError(f"--task {task}: a backbone has no head, expected --format peft. Leave --task out")
+    from mpt.serving.merged_backbone import export_backbone
     from mpt.serving.peft_adapter import export_peft
-    from mpt.serving.saved import open_saved
+    from mpt.serving.saved import find_device, open_saved
 
-    saved = open_saved(model, reference=backbone)
-    name = saved.only_task() if task is None else task
-    export_peft(saved, name, out)
+    saved = open_saved(model, reference=backbone, dtype=dtype, device=find_device(device))
+    name = "all" if layout == "backbone" else saved.only_task() if task is None else task
+    if layout == "peft":
+        export_peft(saved, name, out)
+    else:
+        export_backbone(saved, out)
     _console().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
 
 
@@ -206,7 +256,7 @@ def import_(
     revision: Annotated[str | None, typer.Option(help="Commit of the backbone, when it is a hub id.")] = None,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
 ) -> None:
-    """Make a checkpoint of an adapter of PEFT's prefix tuning."""
+    """Make a checkpoint of an adapter of PEFT: prefix tuning or LoRA, for token classification."""
     from mpt.experiments.import_peft import import_peft
 
     made = import_peft(

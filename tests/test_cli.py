@@ -174,6 +174,21 @@ def test_predict_columns_of_another_layout(world, here):
     assert all(row[2] in ("O", "B-PER", "B-LOC") for row in rows)
 
 
+def test_type_and_device_are_chosen_and_told(world, here):
+    """Without a word the processor computes, in the type of the training."""
+    text = ("--manifest", str(world.data / "mixture.yaml"), "--task", "words")
+    plain, other = (call("evaluate", str(world.run), *text, *flags) for flags in ((), ("--dtype", "bfloat16")))
+    assert plain[0] == other[0] == 0
+    told = "trained in float32, opened in bfloat16: scores may differ slightly"
+    assert told not in plain[1] and told in other[1]
+    source = ("predict", str(world.run), str(world.data / "places" / "test.txt"), "--task", "places", "--out")
+    assert told in call(*source, "a.txt", "--dtype", "bfloat16", "--device", "cpu")[1]
+    assert told not in call(*source, "b.txt", "--dtype", "float32")[1]
+    for command in (("evaluate", str(world.run), *text), (*source, "c.txt"), ("export", str(world.run), "adapter")):
+        status, _, err = call(*command, "--device", "cuda:99")
+        assert status == 2 and '--device "cuda:99": this machine has auto, cpu' in err
+
+
 def test_export_and_import_give_the_same_predictions(world, here):
     flags = ("--set", "backbone.positions=shifted", "--set", "tasks=[places]")
     assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0
@@ -184,6 +199,23 @@ def test_export_and_import_give_the_same_predictions(world, here):
     status, out, err = call("import", "peft", "adapter", "back", *manifest)
     assert (status, err) == (0, "")
     assert "adapter (peft): back/checkpoints/step-00000000" in out
+    text = str(world.data / "places" / "test.txt")
+    for model in ("run", "back"):
+        assert call("predict", model, text, "--out", f"{model}.txt")[0] == 0
+    assert (here / "run.txt").read_bytes() == (here / "back.txt").read_bytes()
+
+
+def test_low_rank_updates_are_exported_merged_and_built_upon(world, here):
+    flags = ("--set", "method=low-rank", "--set", "tasks=[places]")
+    assert call("pretrain", "--config", "run.yaml", "--out", "run", *flags)[0] == 0
+    status, out, err = call("export", "run", "primed", "--format", "backbone")
+    assert (status, err) == (0, "")
+    assert "task all: primed (backbone)" in out
+    status, _, err = call("pretrain", "--config", "run.yaml", "--out", "on", "--set", "backbone.reference=primed")
+    assert (status, err) == (0, "")
+    assert call("export", "run", "adapter")[0] == 0
+    manifest = ("--manifest", str(world.data / "mixture.yaml"), "--task", "places", "--dtype", "float32")
+    assert call("import", "peft", "adapter", "back", *manifest)[0] == 0
     text = str(world.data / "places" / "test.txt")
     for model in ("run", "back"):
         assert call("predict", model, text, "--out", f"{model}.txt")[0] == 0

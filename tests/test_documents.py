@@ -41,7 +41,7 @@ def test_what_the_readme_has_a_user_write_is_understood(tmp_path):
 def test_messages_about_launches_are_those_of_the_code():
     (table,) = re.findall(r"\| told \|.*?\n\n", (ROOT / "docs" / "distributed.md").read_text(), flags=re.DOTALL)
     told = re.findall(r"`([^`]+)`", " ".join(row.split("|")[1] for row in table.splitlines()[2:-1]))
-    modules = ("training/launch", "experiments/assembly", "training/ranks", "training/engines")
+    modules = ("training/launch", "experiments/execution", "training/ranks", "training/engines")
     nodes = [node for module in modules for node in ast.walk(ast.parse((ROOT / f"mpt/{module}.py").read_text()))]
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     assert len(told) == 13

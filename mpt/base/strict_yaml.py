@@ -159,7 +159,7 @@ def _describe(errors: list[ErrorDetails], model: type[BaseModel], root: Node) ->
     problems: list[str] = []
     unions: dict[tuple[str | int, ...], dict[str, list[ErrorDetails]]] = {}
     for error in errors:
-        _, prefix, branch = _follow(root, error)
+        _, prefix, branch = _follow(root, error, model)
         if branch is None:
             problems += _messages(error, model, root)
         else:
@@ -169,7 +169,7 @@ def _describe(errors: list[ErrorDetails], model: type[BaseModel], root: Node) ->
     return problems
 
 
-def _follow(root: Node, error: ErrorDetails) -> tuple[Node, tuple[str | int, ...], str | None]:
+def _follow(root: Node, error: ErrorDetails, model: type[BaseModel]) -> tuple[Node, tuple[str | int, ...], str | None]:
     """Walk from the root to the value an error is about.
 
     Returns:
@@ -177,7 +177,7 @@ def _follow(root: Node, error: ErrorDetails) -> tuple[Node, tuple[str | int, ...
         names that pydantic puts into a location, although the file holds no such key).
     """
     node, prefix, branch = root, (), None
-    for item in error["loc"]:
+    for item in _walk(model, error["loc"])[1]:
         child = node.child(item)
         if child is not None:
             node, prefix = child, (*prefix, item) if branch is None else prefix
@@ -197,7 +197,7 @@ def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseMod
     right_kind = [error for error in flat if _noun(error) is None]  # its value is wrong, which says more than its kind
     if right_kind:
         return [message for error in right_kind for message in _messages(error, model, root)]
-    node = _follow(root, flat[0])[0]
+    node = _follow(root, flat[0], model)[0]
     nouns = list(dict.fromkeys(filter(None, map(_noun, flat))))
     expected = f"{', '.join(nouns[:-1])} or {nouns[-1]}" if len(nouns) > 1 else nouns[0]
     return [f"{node.location}: expected {expected}, got {_shown(node)}."]
@@ -210,14 +210,15 @@ def _noun(error: ErrorDetails) -> str | None:
 
 
 def _messages(error: ErrorDetails, model: type[BaseModel], root: Node) -> list[str]:
-    node, _, _ = _follow(root, error)
-    kind, loc, context = error["type"], error["loc"], error.get("ctx", {})
+    node, _, _ = _follow(root, error, model)
+    kind, context = error["type"], error.get("ctx", {})
+    known, loc = _fields(model, error["loc"][:-1]), _walk(model, error["loc"])[1]
     if kind == "missing":
         return [f"{node.locate(str(loc[-1]))}: is required. Add it."]
     if kind == "extra_forbidden":
         parent, key = _parent(root, loc[:-1]), str(loc[-1])
         place = replace(node, where=parent.keys[key]).location
-        return [f"{place}: unknown key.{_advice(key, _fields(model, loc[:-1]), parent)}"]
+        return [f"{place}: unknown key.{_advice(key, known, parent)}"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
         child = node.child(tag)
@@ -297,26 +298,42 @@ def _advice(key: str, known: list[str], parent: Node) -> str:
 
 def _fields(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
     """Return the field names of the model at a location, several models' names where a union leaves it open."""
-    annotations: list[Any] = [model]
+    models = filter(_is_model, _walk(model, loc)[0])
+    return list(dict.fromkeys(name for found in models for name in found.model_fields))
+
+
+def _walk(model: type[BaseModel], loc: Iterable[str | int]) -> tuple[list[Any], tuple[str | int, ...]]:
+    """Return the types that a location leads to, and the location without the tags of unions, which no file holds."""
+    types, path = _members(model), ()
     for item in loc:
-        models = [it for annotation in annotations for it in _models(annotation)]
-        deeper = [it.model_fields[str(item)].annotation for it in models if str(item) in it.model_fields]
-        if not deeper:  # an item of a list or mapping, or the tag of a union
-            tagged = [it for it in models if _is_tagged(it, item)]
-            deeper = tagged or list(models)
-        annotations = deeper
-    return list(dict.fromkeys(name for it in annotations for found in _models(it) for name in found.model_fields))
+        tagged = [it for it in types if _is_model(it) and _is_tagged(it, item)] if len(types) > 1 else []
+        if not tagged:
+            path = (*path, item)
+        types = tagged or [inner for it in types for inner in _inside(it, item)] or types  # or the name of a branch
+    return types, path
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that an annotation leads to through unions, `Annotated`, lists and mappings."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
+def _members(annotation: Any) -> list[Any]:
+    """Return what an annotation leaves open: the members of unions, without what `Annotated` adds."""
     if get_origin(annotation) is Annotated:
-        return _models(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType, list, tuple, dict):
-        return [model for argument in get_args(annotation) for model in _models(argument)]
-    return []
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for argument in get_args(annotation) for member in _members(argument)]
+    return [annotation]
+
+
+def _inside(annotation: Any, item: str | int) -> list[Any]:
+    """Return the types of one item of a model, a list or a mapping."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(str(item))
+        return [] if field is None else _members(field.annotation)
+    if get_origin(annotation) is dict:
+        return _members(get_args(annotation)[1])
+    return _members(get_args(annotation)[0]) if isinstance(item, int) and get_args(annotation) else []
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_tagged(model: type[BaseModel], tag: str | int) -> bool:

@@ -3,13 +3,16 @@
 An entry is one task. It is a function of the task's files (their SHA-256), of its declaration, of the tokenizer and of
 the code that reads and tokenises, so nothing has to be emptied when one of them changes. What a run holds of it is
 mapped into memory: pages that training touches, shared by the processes of a machine.
+
+Of a streamed task every file of train is an entry by itself, opened when its turn comes: nothing but the size of a file
+limits how much is held at once, so a task may have any number of files.
 """
 
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,21 +24,29 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mpt.base.disk_cache import DiskCache
-from mpt.base.errors import every
+from mpt.base.errors import DataError, every
 from mpt.base.files import write_durable
-from mpt.data.encoded import EncodedSplit, EncodedTask, Passages, Places
-from mpt.data.families.encoding import encode_task
-from mpt.data.families.family import SoftmaxOver
+from mpt.data.encoded import EncodedTask, Shards, ShardSize, encode_task, size_of
 from mpt.data.families.tokenization import WordPieces
+from mpt.data.manifest.files import find_files
 from mpt.data.manifest.reading import Manifest
+from mpt.data.manifest.source_spec import Files
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
-from mpt.data.streaming import stream_task
-from mpt.data.tasks import chosen_names, load_task, make_task, task_files
+from mpt.data.tasks import Task, chosen_names, load_task, make_task, task_files
+from mpt.data.windows import EncodedSplit, Passages, Places
 
 TEXT = "text.safetensors"
-ARRAYS = ("pieces", "piece_starts", "positions", "word_starts", "labels", "windows_of")
-UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"}
+FACTS = "facts"
+UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"} | {
+    "max_answer",
+    "no_answer_above",
+}
 """Fields of a declaration that change nothing of what is read."""
+
+NOTICES_SHOWN = 5  # of a streamed task, which may have thousands of files
+
+Read = Callable[[Manifest, str, Sequence[Split]], tuple[EncodedTask, list[str]]]
+"""Reads and encodes splits of a task, or finds them in the cache."""
 
 _Arrays = dict[str, Int[np.ndarray, " n"]]
 
@@ -84,11 +95,49 @@ def read_tasks(
 
     def read(name: str) -> tuple[EncodedTask, list[str]]:
         if manifest.spec(name).streamed:
-            return stream_task(manifest, name, splits, read_from)
+            return _streamed(manifest, name, splits, read_from)
         return read_from(manifest, name, splits)
 
     found = every(read, chosen_names(manifest, names))
     return [task for task, _ in found], list(dict.fromkeys(notice for _, said in found for notice in said))
+
+
+def _streamed(manifest: Manifest, name: str, splits: Sequence[Split], read: Read) -> tuple[EncodedTask, list[str]]:
+    """A streamed task: each file of train is read once, alone, to know what is in it; other splits are held."""
+
+    def alone(paths: Sequence[str]) -> tuple[EncodedTask, list[str]]:
+        """Some files as if they were all of the task's train."""
+        spec = manifest.spec(name).model_copy(update={"files": Files(train=tuple(paths)), "streamed": False})
+        return read(replace(manifest, tasks={name: spec}), name, ["train"])
+
+    def measured(path: str) -> tuple[Task, ShardSize, list[str]]:
+        encoded, said = alone([path])
+        return encoded.task, size_of(encoded.splits["train"]), said
+
+    def opened(number: int) -> EncodedSplit:
+        again, _ = alone([shards[number]])
+        if again.task.digests != {shards[number]: digests[shards[number]]}:
+            raise DataError(
+                f"{manifest.root / shards[number]}: the file has changed since the run began. Put the old one back and "
+                "go on with --resume auto, or start a new run"
+            )
+        return again.splits["train"]
+
+    files = find_files(manifest, name, ["train", *(split for split in splits if split != "train")])
+    shards = list(files.pop("train"))
+    found = every(measured, shards)
+    notices = [notice for *_, said in found for notice in said]
+    if len(notices) > NOTICES_SHOWN:
+        notices = [*notices[:NOTICES_SHOWN], f"{name}: ... and {len(notices) - NOTICES_SHOWN:,} more notices of files."]
+    others = every(lambda split: alone(list(files[split])), list(files))
+    tasks = [task for task, *_ in found] + [other.task for other, _ in others]
+    digests = {path: digest for task in tasks for path, digest in task.digests.items()}
+    held: dict[Split, EncodedSplit] = {
+        split: other.splits["train"] for split, (other, _) in zip(files, others, strict=True)
+    }
+    task = replace(tasks[0], spec=manifest.spec(name), digests=digests)
+    encoded = EncodedTask(task=task, splits=held, shards=Shards([size for _, size, _ in found], opened))
+    return encoded, notices + [notice for _, said in others for notice in said]
 
 
 def _encoded(
@@ -156,48 +205,21 @@ def _code_digest() -> str:
 
 
 def _content(task: EncodedTask, notices: Sequence[str]) -> bytes:
-    """A task's arrays, and what else there is to know, as a safetensors file."""
+    """A task's arrays as a safetensors file; what else there is to know as one more, the bytes of a JSON document."""
     arrays: _Arrays = {}
-    for name, split in task.splits.items():
-        arrays |= {f"{name}.{field}": getattr(split, field) for field in ARRAYS}
-        optional = {"segments": split.segments, "widths": split.widths}
-        arrays |= {f"{name}.{field}": array for field, array in optional.items() if array is not None}
-        if split.passages is not None:
-            arrays |= _passage_arrays(name, split.passages)
-        arrays |= {f"{name}.files": split.places.files, f"{name}.lines": split.places.lines}
-    facts = {
-        "labels": task.task.labels,
-        "notices": notices,
-        "paths": {name: split.places.paths for name, split in task.splits.items()},
-    }
-    return save(arrays, metadata={"facts": json.dumps(facts)})
+    splits = {name: _taken_apart(split, name, arrays) for name, split in task.splits.items()}
+    facts = {"labels": task.task.labels, "notices": notices, "splits": splits}
+    return save(arrays | {FACTS: np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)})
 
 
-def _passage_arrays(name: str, passages: Passages) -> _Arrays:
-    """Arrays of passages; their texts and answers as the bytes of a JSON document."""
-    texts = {"texts": passages.texts, "answers": passages.answers}
-    limits = {"max_answer": passages.max_answer, "no_answer_above": passages.no_answer_above}
-    return {
-        f"{name}.passages": np.frombuffer(json.dumps(texts | limits).encode(), dtype=np.uint8),
-        f"{name}.passage_of": passages.of,
-        f"{name}.starts": passages.starts,
-        f"{name}.ends": passages.ends,
-    }
-
-
-def _passages(arrays: _Arrays, name: str) -> Passages | None:
-    if f"{name}.passages" not in arrays:
-        return None
-    told = json.loads(arrays[f"{name}.passages"].tobytes())
-    return Passages(
-        texts=tuple(told["texts"]),
-        of=arrays[f"{name}.passage_of"],
-        answers=tuple(map(tuple, told["answers"])),
-        starts=arrays[f"{name}.starts"],
-        ends=arrays[f"{name}.ends"],
-        max_answer=told["max_answer"],
-        no_answer_above=told["no_answer_above"],
-    )
+def _taken_apart(value: Any, name: str, arrays: _Arrays) -> Any:
+    """A value less its arrays, which go to the others under the names of their fields."""
+    if is_dataclass(value):
+        return {it.name: _taken_apart(getattr(value, it.name), f"{name}.{it.name}", arrays) for it in fields(value)}
+    if not isinstance(value, np.ndarray):
+        return value
+    arrays[name] = value
+    return None
 
 
 def _write(folder: Path, *, content: bytes) -> None:
@@ -207,26 +229,24 @@ def _write(folder: Path, *, content: bytes) -> None:
 def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -> tuple[EncodedTask, list[str]]:
     """Map an entry's arrays, which the file's tensors share their memory with."""
     with safe_open(folder / TEXT, framework="pt") as file:
-        facts = json.loads(file.metadata()["facts"])
         arrays: _Arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    facts = json.loads(arrays[FACTS].tobytes())
     task = make_task(name, spec, labels=facts["labels"], digests=digests)
-    softmax_over = spec.kind.softmax_over
-    splits = {split: _split(arrays, split, paths, softmax_over) for split, paths in facts["paths"].items()}
+    splits = {split: _split(told, split, arrays) for split, told in facts["splits"].items()}
     return EncodedTask(task=task, splits=splits), facts["notices"]
 
 
-def _split(arrays: _Arrays, name: str, paths: Sequence[str], softmax_over: SoftmaxOver) -> EncodedSplit:
-    own = {field: arrays[f"{name}.{field}"] for field in (*ARRAYS, "files", "lines")}
-    return EncodedSplit(
-        pieces=own["pieces"],
-        piece_starts=own["piece_starts"],
-        segments=arrays.get(f"{name}.segments"),
-        positions=own["positions"],
-        widths=arrays.get(f"{name}.widths"),
-        word_starts=own["word_starts"],
-        labels=own["labels"],
-        softmax_over=softmax_over,
-        windows_of=own["windows_of"],
-        places=Places(paths=tuple(paths), files=own["files"], lines=own["lines"]),
-        passages=_passages(arrays, name),
-    )
+def _split(told: dict[str, Any], name: str, arrays: _Arrays) -> EncodedSplit:
+    places, passages = (_fields(told[part], f"{name}.{part}", arrays) for part in ("places", "passages"))
+    told |= {"places": Places(**places), "passages": Passages(**passages) if passages else None}
+    return EncodedSplit(**_fields(told, name, arrays))
+
+
+def _fields(told: Mapping[str, Any] | None, name: str, arrays: _Arrays) -> dict[str, Any]:
+    """What `_taken_apart` made of an object, with its arrays; nothing of nothing."""
+    return {field: arrays.get(f"{name}.{field}", _frozen(value)) for field, value in (told or {}).items()}
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of a JSON document as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,163 +1,78 @@
-"""Tasks as a backbone sees them: windows of word pieces in flat arrays, and no object for an example.
+"""Tasks as word pieces, whole or with a training split of which files are opened one at a time.
 
-A *word* here is a place that is scored. In a sentence every word is one; a text that gets one label has one for the
-whole, and so has every choice; in a passage every piece is one that an answer may begin or end at.
+Of a streamed training split a run holds a few numbers of every shard and the word pieces of the shards that it is
+reading, mapped from disk; of the examples in the others it holds nothing. Units are numbered through: those of the
+first shard, then of the second, ...
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64
 
-from mpt.data.families.family import SoftmaxOver
+from mpt.base.errors import every
+from mpt.data.families.of_task import family_of
+from mpt.data.families.texts import label_pieces
+from mpt.data.families.tokenization import WordPieces
 from mpt.data.manifest.task_spec import Split
-from mpt.data.ragged import ranges
-from mpt.data.shards import Shards
+from mpt.data.ragged import starts_of
 from mpt.data.tasks import Task
+from mpt.data.windows import EncodedSplit
+
+OPEN = 2  # shards that are held: a step may end one and begin the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where examples come from.
+class ShardSize:
+    """What is known of a shard that is not open.
 
     Attributes:
-        paths: Files.
-        files: Index of each example's file among them.
-        lines: Line of its first word, counted from 1.
+        units: Units of training.
+        pieces: Word pieces of all windows.
+        words: Words of all windows.
+        lengths: Different padded positions of its units, ascending.
+        counts: How many units have each of them.
     """
 
-    paths: tuple[str, ...]
-    files: Int32[np.ndarray, " examples"]
-    lines: Int32[np.ndarray, " examples"]
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.lines)
-
-    def where(self, example: int) -> str:
-        """`file:line` of an example's first word."""
-        return f"{self.paths[self.files[example]]}:{self.lines[example]}"
+    units: int
+    pieces: int
+    words: int
+    lengths: Int32[np.ndarray, " lengths"]
+    counts: Int32[np.ndarray, " lengths"]
 
 
-def places_of(places: Sequence[tuple[str, int]]) -> Places:
-    """Keep (file, line) of every example as arrays."""
-    numbers: dict[str, int] = {}
-    files = [numbers.setdefault(path, len(numbers)) for path, _ in places]
-    lines = [line for _, line in places]
-    return Places(paths=tuple(numbers), files=np.array(files, dtype=np.int32), lines=np.array(lines, dtype=np.int32))
+def size_of(split: EncodedSplit) -> ShardSize:
+    """What is to be known of a shard."""
+    units = split.unit_pieces
+    lengths, counts = np.unique(units, return_counts=True)
+    return ShardSize(
+        units=len(units),
+        pieces=len(split.pieces),
+        words=int(split.word_starts[-1]),
+        lengths=lengths.astype(np.int32),
+        counts=counts.astype(np.int32),
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passages:
-    """What answers are cut out of, and judged by.
+class Shards:
+    """The shards of one task.
 
-    Attributes:
-        texts: Every passage once.
-        of: Passage of each example.
-        answers: Accepted answers of each example, none where there is no answer; None for text without labels.
-        starts: Offset of the first character that each word covers in its passage; -1 for the place of "no answer".
-        ends: Offset behind the last.
-        max_answer: Most pieces of an answer.
-        no_answer_above: "No answer" is the prediction where its score is above the best answer's by more than this;
-            None where it never is.
+    Args:
+        sizes: Of each shard, in order.
+        read: Maps the word pieces of a shard; raises `DataError` when its file is not what it was.
     """
 
-    texts: tuple[str, ...]
-    of: Int32[np.ndarray, " examples"]
-    answers: tuple[tuple[str, ...], ...] | None
-    starts: Int32[np.ndarray, " words"]
-    ends: Int32[np.ndarray, " words"]
-    max_answer: int
-    no_answer_above: float | None
+    def __init__(self, sizes: Sequence[ShardSize], read: Callable[[int], EncodedSplit]) -> None:
+        self.sizes = list(sizes)
+        self.open = lru_cache(maxsize=OPEN)(read)
+        self.starts = starts_of(np.array([size.units for size in sizes]))
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedSplit:
-    """Examples as windows of word pieces, in flat arrays.
-
-    Attributes:
-        pieces: Piece ids of all windows, specials included.
-        piece_starts: Start of each window in `pieces`, and the total.
-        segments: Segment (token type) of every piece; None when all are in the first.
-        positions: For every word of every example, in order: the column of its window where it is scored.
-        widths: Pieces of every word, from its column on, whose states are averaged; None where one stands for the word.
-        word_starts: Start of each window's words in `positions`, and the total.
-        labels: Label id of every word; where scores are normalised over words, a bit for each column that the word is
-            right in. None for text without labels.
-        softmax_over: What the scores of a word are normalised over.
-        windows_of: First window of each example, and the total.
-        places: Where each example comes from.
-        passages: Of questions about passages; None elsewhere.
-    """
-
-    pieces: Int32[np.ndarray, " pieces"]
-    piece_starts: Int64[np.ndarray, " windows+1"]
-    segments: UInt8[np.ndarray, " pieces"] | None = None
-    positions: Int32[np.ndarray, " words"]
-    widths: Int32[np.ndarray, " words"] | None = None
-    word_starts: Int64[np.ndarray, " windows+1"]
-    labels: Int32[np.ndarray, " words"] | None
-    softmax_over: SoftmaxOver = "labels"
-    windows_of: Int64[np.ndarray, " examples+1"]
-    places: Places
-    passages: Passages | None = None
-
-    def __len__(self) -> int:
-        """Number of windows."""
-        return len(self.piece_starts) - 1
-
-    @property
-    def window_pieces(self) -> Int64[np.ndarray, " windows"]:
-        """Word pieces of each window, specials included."""
-        return np.diff(self.piece_starts)
-
-    @property
-    def window_words(self) -> Int64[np.ndarray, " windows"]:
-        """Words scored in each window."""
-        return np.diff(self.word_starts)
-
-    @property
-    def unit_pieces(self) -> Int64[np.ndarray, " units"]:
-        """Padded positions of each unit of training: a window, or an example whose windows belong together."""
-        if self.softmax_over != "example":
-            return self.window_pieces
-        counts = np.diff(self.windows_of)
-        return np.maximum.reduceat(self.window_pieces, self.windows_of[:-1]) * counts
-
-    @property
-    def unit_terms(self) -> Int64[np.ndarray, " units"]:
-        """Terms of the loss in each unit: its words, or one where the words are alternatives."""
-        if self.softmax_over == "labels":
-            return self.window_words
-        return np.ones(len(self) if self.softmax_over == "window" else len(self.places), dtype=np.int64)
-
-    def windows_in(self, units: Int64[np.ndarray, " units"]) -> Int64[np.ndarray, " rows"]:
-        """The windows of some units."""
-        if self.softmax_over != "example":
-            return units
-        return ranges(self.windows_of[units], self.windows_of[units + 1] - self.windows_of[units])
-
-    def terms_of(self, units: Int64[np.ndarray, " units"]) -> int:
-        """Terms of the loss in some units; looks at no others, which may be many."""
-        return int(self.words_of(units).sum()) if self.softmax_over == "labels" else len(units)
-
-    def pieces_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Word pieces of some windows; looks at no others, which may be many."""
-        return self.piece_starts[windows + 1] - self.piece_starts[windows]
-
-    def words_of(self, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
-        """Words scored in some windows."""
-        return self.word_starts[windows + 1] - self.word_starts[windows]
-
-    @property
-    def example_words(self) -> Int64[np.ndarray, " examples+1"]:
-        """First word of each example, and the total."""
-        return self.word_starts[self.windows_of]
-
-    def example_of(self, window: int) -> int:
-        """Index of the example that a window is part of."""
-        return int(np.searchsorted(self.windows_of, window, side="right")) - 1
+    def part(self, units: Int64[np.ndarray, " n"]) -> tuple[EncodedSplit, Int64[np.ndarray, " n"]]:
+        """The shard that some units lie in, which is one, and their numbers in it."""
+        shard = int(np.searchsorted(self.starts, units[0], side="right")) - 1
+        return self.open(shard), units - self.starts[shard]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,18 +90,18 @@ class EncodedTask:
     shards: Shards | None = None
 
     @property
+    def _train(self) -> Sequence[ShardSize]:
+        return [size_of(self.splits["train"])] if self.shards is None else self.shards.sizes
+
+    @property
     def train_pieces(self) -> int:
         """Word pieces to train on, specials included."""
-        if self.shards is not None:
-            return sum(size.pieces for size in self.shards.sizes)
-        return int(self.splits["train"].window_pieces.sum())
+        return sum(size.pieces for size in self._train)
 
     @property
     def train_words(self) -> int:
         """Words to train on."""
-        if self.shards is not None:
-            return sum(size.words for size in self.shards.sizes)
-        return int(self.splits["train"].window_words.sum())
+        return sum(size.words for size in self._train)
 
     def part(self, split: Split, units: Int64[np.ndarray, " n"]) -> tuple[EncodedSplit, Int64[np.ndarray, " n"]]:
         """What holds some units of training, those of a micro-batch, and their numbers in it."""
@@ -195,20 +110,33 @@ class EncodedTask:
         return self.splits[split], units
 
     def gold(self, split: Split, examples: Sequence[int]) -> list[tuple[str, ...]]:
-        """What is right: a sentence's tags, a text's label, the number of a choice, the answers that are accepted."""
-        encoded, names = self.splits[split], self.task.labels
-        assert encoded.labels is not None, "a task's examples have labels"
-        if encoded.passages is not None:
-            assert encoded.passages.answers is not None, "a task's questions have answers"
-            return [encoded.passages.answers[example] for example in examples]
-        bounds = encoded.example_words
-        words = (encoded.labels[bounds[example] : bounds[example + 1]] for example in examples)
-        if encoded.softmax_over == "example":
-            return [(str(int(right.argmax())),) for right in words]
-        return [tuple(names[label] for label in labels.tolist()) for labels in words]
+        """What is right; see `mpt.data.families.task_family.TaskFamily.gold`."""
+        return family_of(self.task.spec).gold(self.splits[split], examples, self.task.labels)
 
     def places(self, split: Split, units: Sequence[int]) -> list[str]:
         """`file:line` of the examples that some units of training are, or are part of."""
         encoded, own = self.part(split, np.array(units))
-        whole = encoded.softmax_over == "example"
-        return [encoded.places.where(unit if whole else encoded.example_of(unit)) for unit in own.tolist()]
+        examples = own if encoded.whole else encoded.examples_of(own)
+        return [encoded.places.where(example) for example in examples.tolist()]
+
+
+def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[str]]:
+    """Encode every split that a task was loaded with.
+
+    Returns:
+        The encoded task, and notices that begin with the task's name.
+
+    Raises:
+        DataError: See `TaskFamily.encode` and `label_pieces`; lists the problems of all splits.
+    """
+    if task.spec.cloze is not None:
+        label_pieces(task.spec, word_pieces, task=task.name)
+    family = family_of(task.spec)
+    encoded = every(lambda examples: family.encode(examples, word_pieces, task.labels), task.splits.values())
+    notices = [
+        f'task "{task.name}" {name}: {notice}'
+        for name, (_, found) in zip(task.splits, encoded, strict=True)
+        for notice in found
+    ]
+    splits: dict[Split, EncodedSplit] = {name: split for name, (split, _) in zip(task.splits, encoded, strict=True)}
+    return EncodedTask(task=replace(task, splits={}), splits=splits), notices

@@ -120,11 +120,6 @@ class Question:
 Example: TypeAlias = Sentence | TextExample | Question
 
 
-def sentence_asks(example: Example) -> bool:
-    """Whether a word of a sentence is marked as its predicate."""
-    return isinstance(example, Sentence) and example.predicate is not None
-
-
 def sentences_of(examples: Collection[Example]) -> list[Sentence]:
     """The examples of a task whose words are scored."""
     sentences = [example for example in examples if isinstance(example, Sentence)]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from mpt.base.errors import DataError
 from mpt.data.example import Example
+from mpt.data.manifest.family_specs import LabelledSpec, not_a_label
 from mpt.data.manifest.reading import Manifest
-from mpt.data.manifest.task_spec import Split, TaskSpec, not_a_label
-from mpt.data.tags import split_tag
+from mpt.data.manifest.task_spec import Split, TaskSpec
 
 MAX_LISTED = 20  # labels of a split that are named in full
 
@@ -16,23 +16,14 @@ Examples = dict[Split, list[Example]]
 _Found = tuple[str, Example, int]  # a label, the sentence it is in, the number of the word
 
 
-def tag_list(kinds: Sequence[str], spec: TaskSpec) -> tuple[str, ...]:
-    """Return the tags that a head scores, given entity types (or the tags themselves where every word has one)."""
-    if not spec.kind.spans:
-        return tuple(kinds)
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
-
-
-def rename_labels(sentences: Examples, spec: TaskSpec) -> list[str]:
+def rename_labels(sentences: Examples, spec: LabelledSpec) -> list[str]:
     """Apply `label_map` to all splits, in place; report names that occur nowhere, which are most likely misspelt."""
     if not spec.label_map:
         return []
     met: set[str] = set()
     for split in sentences:
         met.update(kind for kind, _, _ in _labels(sentences[split], spec))
-        sentences[split] = [
-            replace(it, tags=tuple(_renamed(tag, spec) for tag in _tags(it))) for it in sentences[split]
-        ]
+        sentences[split] = [_relabelled(it, spec.label_map, spec) for it in sentences[split]]
     unmet = [old for old in spec.label_map if old not in met]
     return [f"label_map renames {', '.join(unmet)}, which occurs in none of {', '.join(sentences)}."] if unmet else []
 
@@ -43,15 +34,15 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
     Raises:
         DataError: Labels are `auto`, and train has none or not the one that `f1` counts.
     """
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     if spec.listed_labels is not None:
         return list(spec.listed_labels)
     kinds = list(dict.fromkeys(kind for kind, _, _ in _labels(train, spec)))
     if not kinds:
         where = manifest.locate("tasks", name)
         raise DataError(f"{where}: no word of train has a label other than O. Are columns and label_map right?")
-    if spec.positive is not None and spec.positive not in kinds:
-        raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.positive, kinds)}")
+    if spec.counted_label is not None and spec.counted_label not in kinds:
+        raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.counted_label, kinds)}")
     return kinds
 
 
@@ -70,7 +61,7 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
     Raises:
         DataError: The manifest wants an error; lists every unseen label with its first place and the line to paste.
     """
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     listed = set(kinds)
     unseen: dict[Split, list[_Found]] = {
         split: [found for found in _labels(them, spec) if found[0] not in listed] for split, them in sentences.items()
@@ -87,16 +78,16 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
             sentences[split] = [it for it in sentences[split] if id(it) not in hit]
             notices.append(f"sentences dropped from {split}: {len(hit):,}, for labels that are not listed: {names}.")
         else:
-            sentences[split] = [_without_unseen(it, listed, spec) if id(it) in hit else it for it in sentences[split]]
+            gone = dict.fromkeys(label for label, *_ in found)
+            sentences[split] = [_relabelled(it, gone, spec) if id(it) in hit else it for it in sentences[split]]
             notices.append(f"words of {split} set to O: {len(found):,}, for labels that are not listed: {names}.")
     return notices
 
 
-def _kind(tag: str, spec: TaskSpec) -> str | None:
-    """The label that a tag stands for: its entity type, None for O, or the tag itself where every word has one."""
-    if not spec.kind.spans:
-        return tag
-    return None if tag == "O" else split_tag(tag)[1]
+def _labelled(manifest: Manifest, name: str) -> LabelledSpec:
+    spec = manifest.spec(name)
+    assert isinstance(spec, LabelledSpec), "asked of tasks with labels"
+    return spec
 
 
 def _tags(sentence: Example) -> tuple[str, ...]:
@@ -106,34 +97,27 @@ def _tags(sentence: Example) -> tuple[str, ...]:
 
 def _labels(sentences: Sequence[Example], spec: TaskSpec) -> Iterator[_Found]:
     """Yield the label of every word that has one, with its sentence and the word's number in it."""
+    label_of = spec.kind.label_of
     for sentence in sentences:
         for index, tag in enumerate(_tags(sentence)):
-            kind = _kind(tag, spec)
-            if kind is not None:
-                yield kind, sentence, index
+            label = label_of(tag)
+            if label is not None:
+                yield label, sentence, index
 
 
-def _renamed(tag: str, spec: TaskSpec) -> str:
-    kind = _kind(tag, spec)
-    if kind not in spec.label_map:
-        return tag
-    new = spec.label_map[kind]
-    if not spec.kind.spans:
-        assert new is not None, "the schema refuses it"
-        return new
-    return "O" if new is None else f"{split_tag(tag)[0]}-{new}"
-
-
-def _without_unseen(sentence: Example, listed: set[str], spec: TaskSpec) -> Example:
-    tags = tuple(tag if (kind := _kind(tag, spec)) is None or kind in listed else "O" for tag in _tags(sentence))
-    return replace(sentence, tags=tags)
+def _relabelled(sentence: Example, new: Mapping[str, str | None], spec: TaskSpec) -> Example:
+    """The sentence with other labels for those in a map; None takes a label away."""
+    family = spec.kind
+    labels = ((tag, family.label_of(tag)) for tag in _tags(sentence))
+    tags = (tag if label is None or label not in new else family.relabelled(tag, new[label]) for tag, label in labels)
+    return replace(sentence, tags=tuple(tags))
 
 
 def _unseen_problems(
     manifest: Manifest, name: str, unseen: Mapping[Split, Sequence[_Found]], kinds: Sequence[str]
 ) -> list[str]:
     """One message for each label and split, then the line that would admit them all."""
-    spec = manifest.spec(name)
+    spec = _labelled(manifest, name)
     source = "train has" if spec.listed_labels is None else "the manifest lists"
     problems: list[str] = []
     for split, found in unseen.items():
@@ -150,7 +134,7 @@ def _unseen_problems(
     new = dict.fromkeys(kind for found in unseen.values() for kind, _, _ in found)
     every = ", ".join(_yaml_text(kind) for kind in (*kinds, *new))
     field, remedy = "labels", f"to keep them write labels: [{every}]"
-    if spec.verbalizer:
+    if spec.cloze is not None:
         field, remedy = "verbalizer", "to keep them give each a word"
     where = manifest.locate("tasks", name, field)
     problems.append(f"{where}: {remedy}; or use label_map, or set on_unseen_label.")

@@ -1,7 +1,9 @@
 """Rows of unequal length, laid end to end in one flat array."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int32, Int64
 
 
 def starts_of(lengths: Int[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows+1"]:
@@ -13,3 +15,8 @@ def ranges(starts: Int64[np.ndarray, " rows"], lengths: Int64[np.ndarray, " rows
     """`range(start, start + length)` of every row, one after the other."""
     before = starts_of(lengths)
     return np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
+
+
+def joined(rows: Sequence[Int32[np.ndarray, " n"]]) -> Int32[np.ndarray, " total"]:
+    """All rows, one after the other."""
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)

@@ -27,7 +27,12 @@ def comparable(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def sample_sentences(sentences: Sequence[Example], count: int, *, seed: int) -> list[Example]:
-    """Draw sentences without replacement, each equally likely over seeds, kept in their given order.
+    """Draw sentences without replacement, kept in their given order; see `sample_indices`."""
+    return [sentences[index] for index in sample_indices(sentences, count, seed=seed)]
+
+
+def sample_indices(sentences: Sequence[Example], count: int, *, seed: int) -> list[int]:
+    """Draw places of sentences without replacement, each equally likely over seeds, in ascending order.
 
     A sentence that occurs k times counts k times.
 
@@ -41,7 +46,7 @@ def sample_sentences(sentences: Sequence[Example], count: int, *, seed: int) -> 
     for index, sentence in enumerate(sentences):
         seen[sentence.words] += 1
         ranked.append((content_hash(sentence.words, "sample", seed, seen[sentence.words]), index))
-    return [sentences[index] for index in sorted(index for _, index in sorted(ranked)[:count])]
+    return sorted(index for _, index in sorted(ranked)[:count])
 
 
 def split_dev(

@@ -6,18 +6,17 @@ declared to come out of train, and says what it did in notices.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mpt.base.errors import DataError, every
-from mpt.data.example import Example, sentence_asks
+from mpt.base.errors import DataError, every, placed
+from mpt.data.example import Example
 from mpt.data.families.family import Metric
-from mpt.data.formats.hub import read_hub
-from mpt.data.formats.questions import QaSource, read_questions
-from mpt.data.formats.readers import SourceFormat, read_sentences
-from mpt.data.formats.text_readers import TextSource, read_texts
-from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen, tag_list
+from mpt.data.formats.layouts import read_file
+from mpt.data.formats.tables import read_hub
+from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen
+from mpt.data.manifest.family_specs import LabelledSpec
 from mpt.data.manifest.files import find_files, verify_digests
+from mpt.data.manifest.format_specs import ColumnSpec, HubSpec
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
@@ -77,14 +76,13 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     files, digests = task_files(manifest, name, splits)
     examples, notices = _read(spec, files, _to_read(spec, splits))
     notices += _unmet_marks(examples, spec)
-    if spec.kind.predicate:
-        notices += _drop_without_predicate(examples)
+    notices += _drop_unasked(examples, spec)
     labels = spec.kind.columns
-    if spec.kind.labelled:
+    if isinstance(spec, LabelledSpec) and spec.kind.labelled:
         notices += rename_labels(examples, spec)
         kinds = label_kinds(manifest, name, examples["train"])
         notices += settle_unseen(manifest, name, examples, kinds)
-        labels = tag_list(kinds, spec)
+        labels = spec.kind.tags(kinds)
     notices += _take(examples, spec, "test", spec.test_fraction)
     notices += _take(examples, spec, "dev", spec.dev_fraction)
     notices += _limit_train(examples, spec)
@@ -140,75 +138,19 @@ def chosen_names(manifest: Manifest, names: Sequence[str] | None) -> list[str]:
     return [name for name in manifest.tasks if name in names]
 
 
-def source_format(spec: TaskSpec) -> SourceFormat:
-    """Return how a task's files are laid out, for reading them and for writing predictions in the same form."""
-    columns = spec.columns
-    assert spec.kind.unit == "words" and spec.format not in ("csv", "text", "squad", "record"), (
-        "they have a source of their own"
-    )
-    return SourceFormat(
-        format="jsonl" if spec.format == "hub" else spec.format,
-        scheme=spec.tag_scheme,
-        word_column=0 if columns is None or columns.word is None else columns.word,
-        tag_column=None if columns is None else columns.tag,
-        predicate_column=0 if columns is None else columns.predicate or 0,
-        argument_column=None if columns is None else columns.arguments,
-        trailing_columns=0 if columns is None else columns.trailing,
-        delimiter=spec.delimiter,
-        comment_prefix=spec.comment_prefix,
-        docstart=spec.docstart,
-        encoding=spec.encoding,
-        repair=spec.repair,
-        words_field=spec.fields.tokens,
-        tags_field=spec.fields.tags,
-        predicate_field=spec.fields.predicate if spec.kind.predicate and spec.format == "jsonl" else None,
-        text_field=str(spec.fields.text),
-        spans_field=spec.fields.spans,
-    )
-
-
-def text_source(spec: TaskSpec, *, label: str | None = None, labelled: bool = True) -> TextSource:
-    """Return how a task's files of whole texts are laid out; `label` is that of all texts of a file."""
-    assert spec.format in ("csv", "jsonl", "text"), "the schema refuses others"
-    return TextSource(
-        format=spec.format,
-        unit=spec.kind.unit,
-        fields=spec.fields,
-        delimiter="," if spec.delimiter == "whitespace" else spec.delimiter,
-        quoted=spec.quoted,
-        encoding=spec.encoding,
-        label=label,
-        each=spec.each,
-        questions=spec.questions,
-        labelled=labelled,
-    )
-
-
 def _to_read(spec: TaskSpec, splits: Sequence[Split]) -> list[Split]:
     """Train, and those of the wanted splits that have a source of their own."""
     source = spec.files or spec.hub
     return [split for split in SPLITS if split == "train" or (split in splits and getattr(source, split))]
 
 
-def qa_source(spec: TaskSpec, *, labelled: bool = True) -> QaSource:
-    """Return how a task's files of questions are read."""
-    assert spec.format in ("squad", "record"), "the schema refuses others"
-    return QaSource(
-        format=spec.format,
-        encoding=spec.encoding,
-        no_answer=spec.no_answer,
-        on_bad_answer=spec.on_bad_answer,
-        labelled=labelled,
-    )
-
-
 def _read(
     spec: TaskSpec, files: Mapping[Split, Mapping[str, Path]], splits: Sequence[Split]
 ) -> tuple[Examples, list[str]]:
     """Examples of each split, and notices."""
-    if spec.hub is not None:
-        source = source_format(spec)
-        return {split: [*read_hub(spec.hub, split, source)] for split in splits}, []
+    if isinstance(spec, HubSpec) and spec.hub is not None:
+        layout = spec.layout()
+        return {split: [*read_hub(spec.hub, split, layout)] for split in splits}, []
     places: list[tuple[Split, str, Path]] = [
         (split, name, path) for split, found in files.items() for name, path in found.items()
     ]
@@ -220,28 +162,26 @@ def _read(
 
 
 def _read_file(spec: TaskSpec, name: str, path: Path) -> tuple[Sequence[Example], list[str]]:
-    if spec.kind.unit == "words":
-        return read_sentences(path, source_format(spec)), []
-    if spec.kind.unit == "passage":
-        return read_questions(path, qa_source(spec))
-    labels = [label for entry, label in spec.label_of.items() if fnmatchcase(name, entry)]
-    if spec.format == "text" and not labels:
-        raise DataError(f"{path}: no label for this file. Add label_of.{name} to the manifest")
-    return read_texts(path, text_source(spec, label=labels[0] if labels else None)), []
+    try:
+        layout = spec.layout(name)
+    except DataError as error:
+        raise placed(error, str(path)) from None
+    return read_file(path, layout)
 
 
 def _unmet_marks(sentences: Examples, spec: TaskSpec) -> list[str]:
-    if spec.docstart is None:
+    if not isinstance(spec, ColumnSpec) or spec.docstart is None:
         return []
     unmet = [split for split, them in sentences.items() if not any(sentence.document for sentence in them)]
     return [f'docstart "{spec.docstart}" does not occur in {", ".join(unmet)}.'] if unmet else []
 
 
-def _drop_without_predicate(examples: Examples) -> list[str]:
-    """Leave out sentences in which no word is marked: they ask nothing."""
-    mute = {split: sum(not sentence_asks(it) for it in them) for split, them in examples.items()}
+def _drop_unasked(examples: Examples, spec: TaskSpec) -> list[str]:
+    """Leave out examples that ask nothing: sentences in which no word is marked as the predicate."""
+    asks, mute = spec.kind.asks, dict[Split, int]()
     for split, them in examples.items():
-        examples[split] = [it for it in them if sentence_asks(it)]
+        examples[split] = [it for it in them if asks(it)]
+        mute[split] = len(them) - len(examples[split])
     told = ", ".join(f"{count:,} of {split}" for split, count in mute.items())
     return [f"sentences without a predicate, which give no example: {told}."] if any(mute.values()) else []
 
@@ -254,7 +194,7 @@ def _take(examples: Examples, spec: TaskSpec, split: Split, fraction: float | No
     examples["train"], examples[split] = split_dev(examples["train"], fraction, by_document=by_document)
     taken, train = len(examples[split]), len(examples["train"])
     share = taken / (taken + train)
-    by = "document" if by_document else "sentence" if spec.kind.unit == "words" else spec.kind.noun
+    by = "document" if by_document else spec.kind.source_noun
     return [f"{split} is {taken:,} {spec.kind.noun}s ({share:.1%}) taken out of train by {by}; train keeps {train:,}."]
 
 

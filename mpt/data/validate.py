@@ -172,7 +172,7 @@ def _row(root: Path, task: Task, *, rate: float, epochs: float, limit: float | N
         metric=task.metric,
         sentences={split: len(task.splits[split]) for split in task.splits},
         words={split: _words(task.splits[split]) for split in task.splits},
-        labels=len(task.labels) // 2 if task.spec.kind.spans else len(task.labels) * task.spec.kind.labelled,
+        labels=len({task.spec.kind.label_of(tag) for tag in task.labels} - {None}),
         rate=rate,
         epochs=epochs,
         limit=limit,

@@ -1,1 +1,1 @@
-"""From label scores to a figure: decoding, scoring, reporting."""
+"""From a model to figures: whole splits evaluated, compared, reported."""

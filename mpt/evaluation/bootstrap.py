@@ -1,50 +1,15 @@
 """Say how far the choice of test sentences moves the difference between two systems."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import get_args
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from mpt.base.errors import MptError
-from mpt.data.families.family import Metric
-from mpt.evaluation.answers import answer_scores
-from mpt.evaluation.metrics import Tags, check_lengths, scored_spans
 
 DRAWN_AT_A_TIME = 4_000_000
 """Sentences drawn into memory at a time, 16 bytes each. No result depends on it."""
-
-
-def sentence_counts(
-    metric: Metric, gold: Tags, predicted: Tags, *, positive: str | None = None
-) -> Float[ndarray, "N 3"]:
-    """Count tp, fp and fn of every sentence, as `paired_bootstrap` takes them.
-
-    A wrong word of a raw task is one fp and one fn, so that F1 over the counts is the accuracy. What an answer's F1
-    lacks to 1 is an fp and an fn as well, so that F1 over the counts is the mean F1. With `f1` the label `positive`
-    alone counts. Macro F1 is no F1 over counts: accuracy stands in for it.
-    """
-    assert metric in get_args(Metric), metric
-    if metric == "qa_f1":
-        figures = np.array([f1 for _, f1 in answer_scores(gold, predicted)], dtype=np.float64)
-        return np.stack([figures, 1 - figures, 1 - figures], axis=1)
-    check_lengths(gold, predicted)
-    if metric in ("span_f1", "srl_f1"):
-        pairs = zip(scored_spans(metric, gold, "gold"), scored_spans(metric, predicted, "predicted"), strict=True)
-        rows = [(len(wanted & found), len(found - wanted), len(wanted - found)) for wanted, found in pairs]
-    elif metric == "f1":
-        rows = [_label_counts(*pair, positive) for pair in zip(gold, predicted, strict=True)]
-    else:
-        wrong = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
-        rows = [(len(tags) - misses, misses, misses) for tags, misses in zip(gold, wrong, strict=True)]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-
-def _label_counts(gold: Sequence[str], predicted: Sequence[str], label: str | None) -> tuple[int, int, int]:
-    pairs = [(a == label, b == label) for a, b in zip(gold, predicted, strict=True)]
-    return pairs.count((True, True)), pairs.count((False, True)), pairs.count((True, False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +32,7 @@ class Difference:
 
     def to_json(self) -> dict[str, object]:
         """Return the fields in a fixed order."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
 
 def paired_bootstrap(
@@ -85,7 +50,7 @@ def paired_bootstrap(
     training seed, which moves prompt tuning more: run several.
 
     Args:
-        a: `sentence_counts` of the first system.
+        a: `mpt.data.families.metrics.sentence_counts` of the first system.
         b: Those of the second, for the same sentences in the same order.
         nothing: Figure of a test set in which neither gold nor predictions hold anything: 0 where it is the F1 of one
             label.

@@ -1,39 +1,19 @@
 """Scores and tags of whole splits: every word once, long sentences stitched, gold untouched."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 
 from mpt.base.seeding import permutation
-from mpt.data.encoded import EncodedSplit, EncodedTask
-from mpt.data.families.family import Family
+from mpt.data.encoded import EncodedTask
+from mpt.data.families.metrics import Score
+from mpt.data.families.of_task import family_of
+from mpt.data.families.task_family import TaskFamily
 from mpt.data.manifest.task_spec import Split
-from mpt.data.order.batch import collate, evaluation_batches, word_rows
-from mpt.evaluation.answers import decode_answers, find_answers, score_found
-from mpt.evaluation.decode import decode_choices, decode_many
-from mpt.evaluation.metrics import Score, score
+from mpt.data.windows import EncodedSplit
+from mpt.evaluation.scoring import Request, SideBySide, label_scores
 from mpt.model.scorer import Scorer
-from mpt.training.workers import workers_for
-
-# Positions of an evaluation batch, padding included. On a CPU attention scores are held whole, positions x heads x
-# longest row, by every thread at once: more positions than these cost memory for no speed, a quarter of them are slow.
-CPU_TOKENS = 1024
-# A GPU is idle while small batches are put together; it holds no attention scores, so memory is linear in positions.
-GPU_TOKENS = 32_768
-Item = TypeVar("Item")
-Rows = Float32[np.ndarray, "rows C"]
-
-
-class SideBySide(Protocol):
-    """Computes rows of every item, in the items' order; see `mpt.training.ranks.Share`."""
-
-    def __call__(self, function: Callable[[Item], Rows], items: Sequence[Item]) -> list[Rows]:
-        """The results of all items."""
-        ...
 
 
 def word_scores(
@@ -43,10 +23,9 @@ def word_scores(
     examples: Int64[np.ndarray, " n"],
     *,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> list[Float32[np.ndarray, "W C"]]:
     """Label scores of every word of some examples.
-
-    On a CPU batches are computed side by side, each alone in one thread: scores do not depend on their number.
 
     Args:
         scorer: The model.
@@ -54,34 +33,14 @@ def word_scores(
         split: The encoded examples.
         examples: Indices of the wanted ones.
         share: Who computes which batch, the batches being the same whoever does; None for this process alone.
+        slot: Whose task state computes, and whose head scores.
 
     Returns:
         One array for each wanted example, in the given order: its words by labels.
     """
-    if len(examples) == 0:
-        return []
-    windows = np.concatenate([np.arange(*split.windows_of[i : i + 2]) for i in examples])
-    scores = np.zeros((len(split.positions), len(scorer.head(task).labels)), dtype=np.float32)
-    device = scorer.backbone.device
-    batches = list(evaluation_batches(split, windows, tokens=batch_tokens(device)))
-
-    def compute(rows: Int64[np.ndarray, " rows"]) -> Rows:
-        with torch.no_grad():  # a mode of the thread that enters it
-            batch = collate(split, rows, pad=scorer.backbone.word_pieces.pad, tasks=(task,)).to(device)
-            (found,) = scorer(batch)
-            return found.cpu().numpy()
-
-    with closing(workers_for(device, len(batches))) as workers:
-        found = workers.map(compute, batches) if share is None else share(compute, batches)
-    for rows, computed in zip(batches, found, strict=True):
-        scores[word_rows(split, rows)] = computed
-    bounds = split.example_words
-    return [scores[bounds[i] : bounds[i + 1]] for i in examples]
-
-
-def batch_tokens(device: torch.device) -> int:
-    """Positions of an evaluation batch on a device, padding included; a longer window is a batch of its own."""
-    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+    request = Request(slot=slot, tasks=(task,), split=split, examples=examples)
+    ((found,),) = label_scores(scorer, [request], share=share)
+    return found
 
 
 def predict_split(
@@ -89,24 +48,16 @@ def predict_split(
     task: str,
     split: EncodedSplit,
     *,
-    family: Family,
+    family: TaskFamily,
     examples: Int64[np.ndarray, " n"] | None = None,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> list[list[str]]:
-    """Predictions for some examples (None: all).
-
-    Returns:
-        For each example the tags of its words (valid BIO2 where they stand for spans), its label, the number of the
-        choice, or its answer ("" for none), as one item.
-    """
+    """Predictions for some examples (None: all); see `mpt.data.families.task_family.TaskFamily.decode`."""
     if examples is None:
         examples = np.arange(len(split.places))
-    scores = word_scores(scorer, task, split, examples, share=share)
-    if split.passages is not None:
-        return decode_answers(scores, split, examples)
-    if split.softmax_over == "example":
-        return decode_choices(scores)
-    return decode_many(scores, scorer.head(task).labels, family.spans)
+    scores = word_scores(scorer, task, split, examples, share=share, slot=slot)
+    return family.decode(scores, split, examples, scorer.head(task, slot).labels)
 
 
 def evaluate_task(
@@ -116,6 +67,7 @@ def evaluate_task(
     *,
     limit: int | None = None,
     share: SideBySide | None = None,
+    slot: int = 0,
 ) -> Score:
     """Score one task on one of its splits.
 
@@ -125,18 +77,15 @@ def evaluate_task(
         split: "dev" or "test".
         limit: Score a fixed random sample of this many examples; None scores all.
         share: Who computes which batch; None for this process alone.
+        slot: Whose task state and head.
     """
     count = len(encoded.splits[split].places)
     chosen = np.arange(count)
     if limit is not None and limit < count:
         chosen = np.sort(permutation(0, "evaluation sample", encoded.task.name, split, count=count)[:limit])
     task, rows = encoded.task, encoded.splits[split]
-    gold = encoded.gold(split, chosen.tolist())
-    if rows.passages is not None:
-        found = find_answers(word_scores(scorer, task.name, rows, chosen, share=share), rows, chosen)
-        return score_found(gold, found, rows.passages.no_answer_above)
-    predicted = predict_split(scorer, task.name, rows, family=task.spec.kind, examples=chosen, share=share)
-    return score(task.metric, gold, predicted, task.labels, positive=task.spec.positive)
+    scores = word_scores(scorer, task.name, rows, chosen, share=share, slot=slot)
+    return family_of(task.spec).score(scores, rows, chosen, task.labels)
 
 
 def evaluate_tasks(

@@ -4,15 +4,17 @@ JSON holds everything, figures in [0, 1], digests whole. The tables show percent
 divide by. Rows follow the order of tasks and labels, so equal results give equal bytes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mpt.base.errors import printable
-from mpt.evaluation.metrics import Counts, QaScore, Score, SpanScore, TagScore
+from mpt.data.families.answers import QaScore
+from mpt.data.families.metrics import Score
+from mpt.data.families.scores import LabelScore
 
 MAX_CONFUSIONS = 10
 """Rows of a task's table of confusions; JSON has all."""
@@ -122,12 +124,16 @@ def _grids(report: Report) -> Iterator[_Grid]:
         if confusions := _confusions(task.score):
             title = f"{task.task}: most frequent confusions"
             yield _Grid(title=title, columns=("gold", "predicted", "count"), rows=confusions, names=2)
-    if any(isinstance(task.score, SpanScore) for task in report.tasks):
-        yield _errors(report)
+    if errors := [
+        (task.task, str(score.correct), *map(str, asdict(score.errors).values()))
+        for task in report.tasks
+        if isinstance(score := task.score, LabelScore) and score.errors is not None
+    ]:
+        yield _errors(errors)
     yield _data(report)
-    files = [(path, digest) for task in report.tasks for path, digest in sorted(task.digests.items())]
+    files = {path: digest[:16] for task in report.tasks for path, digest in sorted(task.digests.items())}
     if files:
-        yield _Grid(title="Files", columns=("file", "sha256, first 16 digits"), rows=_shortened(files), names=2)
+        yield _Grid(title="Files", columns=("file", "sha256, first 16 digits"), rows=[*files.items()], names=2)
 
 
 def _summary(report: Report) -> _Grid:
@@ -139,10 +145,12 @@ def _summary(report: Report) -> _Grid:
         )
     for task in report.tasks:
         score = task.score
-        total = None if isinstance(score, QaScore) else score.total
-        macro = "" if isinstance(score, QaScore) else f"{_percent(score.macro_f1)} ({score.macro_types})"
+        precision = recall = macro = ""
+        if isinstance(score, LabelScore):
+            macro = f"{_percent(score.macro_f1)} ({score.macro_types})"
+            if score.total is not None:
+                precision, recall = _percent(score.total.precision), _percent(score.total.recall)
         headline = _percent(score.primary) + ("*" if score.empty else "")
-        precision, recall = (_percent(total.precision), _percent(total.recall)) if total else ("", "")
         rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
     notes += [note for task in report.tasks for note in _beside(task)]
     if len(report.tasks) > 1:
@@ -157,19 +165,21 @@ def _summary(report: Report) -> _Grid:
 def _beside(task: TaskReport) -> Iterator[str]:
     """What is published beside a score, or what it is about."""
     score = task.score
-    if isinstance(score, SpanScore) and score.with_predicates is not None:
+    if not isinstance(score, LabelScore):
+        return
+    if score.with_predicates is not None:
         figure = _percent(score.with_predicates.f1)
         yield f"{task.task} counted by tags, V and every C- as spans of their own: {figure}."
-    if isinstance(score, TagScore) and score.total is not None:
+    if score.positive is not None and score.total is not None:
         lacking = ", which neither gold nor predictions hold: 0 by definition" if score.total.f1 is None else ""
         yield f'{task.task}: F1 of the label "{score.positive}"{lacking}. Accuracy: {_percent(score.accuracy)}.'
 
 
-def _rows_by_label(task: TaskReport, score: SpanScore | TagScore) -> _Grid:
+def _rows_by_label(task: TaskReport, score: LabelScore) -> _Grid:
     columns = ("label", "precision", "recall", "F1", "gold", "predicted", "right")
     rows = [
-        (name, _percent(row.precision), _percent(row.recall), _percent(row.f1), *_numbers(row))
-        for name, row in _by_label(score).items()
+        (name, *map(_percent, (row.precision, row.recall, row.f1)), *map(str, (row.support, row.tp + row.fp, row.tp)))
+        for name, row in score.rows.items()
     ]
     return _Grid(title=f"{task.task}: {task.split} by label", columns=columns, rows=rows)
 
@@ -190,12 +200,7 @@ def _answers(task: TaskReport, score: QaScore) -> _Grid:
     return _Grid(title=f"{task.task}: {task.split} answers", columns=columns, rows=rows, notes=notes)
 
 
-def _errors(report: Report) -> _Grid:
-    rows = [
-        (task.task, str(task.score.total.tp), *map(str, task.score.errors.to_json().values()))
-        for task in report.tasks
-        if isinstance(task.score, SpanScore)
-    ]
+def _errors(rows: Sequence[Sequence[str]]) -> _Grid:
     notes = [
         "type: right borders, wrong type. boundary: right type, wrong borders. both: an overlap, both wrong.",
         "missed: gold without a prediction. spurious: a prediction without gold.",
@@ -215,27 +220,17 @@ def _data(report: Report) -> _Grid:
     return _Grid(title="Data", columns=columns, rows=rows, names=2, notes=notes)
 
 
-def _confusions(score: SpanScore | TagScore) -> list[tuple[str, str, str]]:
+def _confusions(score: LabelScore) -> list[tuple[str, str, str]]:
     """Return the most frequent wrong pairs, ties in label order."""
     pairs = [(gold, name, n) for gold, row in score.confusion.items() for name, n in row.items() if gold != name]
     pairs.sort(key=lambda pair: -pair[2])
     return [(gold, name, str(n)) for gold, name, n in pairs[:MAX_CONFUSIONS]]
 
 
-def _shortened(files: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(path, digest[:16]) for path, digest in dict(files).items()]
-
-
-def _by_label(score: SpanScore | TagScore) -> Mapping[str, Counts]:
-    return score.types if isinstance(score, SpanScore) else score.tags
-
-
 def _support(score: Score) -> int:
-    return score.total.support if isinstance(score, SpanScore) else score.words
-
-
-def _numbers(row: Counts) -> tuple[str, str, str]:
-    return str(row.support), str(row.tp + row.fp), str(row.tp)
+    if isinstance(score, LabelScore) and score.errors is not None and score.total is not None:
+        return score.total.support
+    return score.words
 
 
 def _percent(figure: float | None) -> str:

@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from mpt.base.errors import ConfigError
 from mpt.base.settings import (
-    BackboneSettings,
     EvaluationSettings,
     OptimizerSettings,
     PromptSettings,
     TrainingSettings,
 )
 from mpt.examples.synthetic import write_synthetic
-from mpt.experiments.comparison import Result
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.settings import (
     PretrainSettings,
@@ -23,8 +20,8 @@ from mpt.experiments.settings import (
     TransferTrainingSettings,
     TuningSettings,
 )
+from mpt.experiments.tables import Result
 from mpt.experiments.transfer import transfer
-from mpt.training.launch import SLOW, bfloat16_slowdown
 
 # Small enough for five minutes on two cores; sentences of a dozen words need no more tokens in a step.
 SHOTS = 40
@@ -47,10 +44,8 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
     data = write_synthetic(folder / "data")
     console.rule("1. pretrain one shared prompt on three synthetic tasks")
     optimizer = {"prompt_learning_rate": 0.05, "head_learning_rate": 0.01, "warmup_steps": 10}
-    emulated = not torch.cuda.is_available() and bfloat16_slowdown(torch.device("cpu")) > SLOW
     pretrain_settings = PretrainSettings(
         manifest=data / "mixture.yaml",
-        backbone=BackboneSettings(dtype="float32" if emulated else "bfloat16"),
         prompt=PromptSettings(length=16),
         optimizer=OptimizerSettings(**optimizer),
         training=TrainingSettings(steps=200, tokens_per_micro_batch=TOKENS),

@@ -1,51 +1,45 @@
-"""Methods against tasks over seeds: the paper's tables and ablations as data.
-
-Every row of a comparison has the same trainer, data, order and evaluation and is tuned on dev with the same number of
-trials; each model that counts is scored on test once.
-"""
+"""Methods and settings against tasks over seeds: the paper's tables and ablations as data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from rich.console import Console
 
 from mpt.base.errors import ConfigError
-from mpt.base.files import replace_durable, to_json
-from mpt.base.settings import PromptTrainingSettings
-from mpt.base.strict_yaml import dump
-from mpt.data.manifest.reading import load_manifest
-from mpt.data.tasks import load_tasks
-from mpt.experiments.assembly import Resume, open_backbone, open_results, tell
+from mpt.base.settings import BackboneSettings, PromptTrainingSettings
+from mpt.experiments.comparison import (
+    Comparison,
+    Row,
+    begin,
+    folder_name,
+    open_comparison,
+    require_heads,
+    run_rows,
+    write_results,
+)
+from mpt.experiments.inputs import open_backbone
 from mpt.experiments.methods import METHODS
 from mpt.experiments.pretrain import pretrain
+from mpt.experiments.run_folder import Resume
 from mpt.experiments.settings import CompareSettings, load_pretrain_settings
 from mpt.experiments.start import Start, require_trainable, start_from
-from mpt.experiments.tables import BESIDE, Run, figure, markdown, to_csv
-from mpt.experiments.trial import (
-    RESULT_FILE,
-    Session,
-    Trial,
-    Wanted,
-    experiment_name,
-    run_trial,
-    shots_problems,
-    written,
-)
-from mpt.experiments.tuning import TUNING_FILE, tuned
+from mpt.experiments.tables import Result, markdown
+from mpt.model.backbone.identity import digests, locate
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
-from mpt.training.engines import Engine, find_engine
-from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
-from mpt.training.ranks import require_alike, together
+from mpt.training.checkpoint import differences, find_checkpoint, read_json
+from mpt.training.identity import PLACES_AND_COSTS
+from mpt.training.launch import with_dtype
+from mpt.training.ranks import together
+from mpt.training.runlog import tell
 
 PRETRAINED = "pretrained"
 
 
-def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume, console: Console) -> list[Run]:
-    """Train and score every row on every task with every seed, and write tables and a figure after each row.
+def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume, console: Console) -> list[Result]:
+    """Train and score every row on every task with every seed; tables and a figure after each row of each task.
 
     Args:
         rows: The settings of each row by its name; see `mpt.experiments.settings.load_compare_settings`.
@@ -58,164 +52,131 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
         Preempted: Asked to stop; the finished runs are kept.
     """
     common = next(iter(rows.values()))
-    accelerator = build_accelerator(folder)
-    engine = find_engine(accelerator, clip_norm=common.optimizer.clip_norm)
-    console = speaker(accelerator, console)
-    with together(accelerator):
-        manifest = load_manifest(common.manifest)
-        tasks, notices = load_tasks(manifest, names=common.tasks or None, splits=("train", "dev", "test"))
-        wanted = [(task, count) for task in tasks for count in (common.shots or task.spec.shots or (None,))]
-        _check(rows, wanted)
-        require_trainable([METHODS[_method(name, settings)] for name, settings in rows.items()], tasks, engine)
-        given = {"config.yaml": dump(common).encode(), "manifest.json": to_json(manifest.resolved())}
-        notices += settle(accelerator, common.backbone.dtype)
-    require_alike(accelerator, {"versions": versions()} | {name: text.decode() for name, text in given.items()})
-    tell(console, notices)
-    line = describe_launch(accelerator, engine, common.training.micro_batches)
-    open_results(accelerator, console, folder, given, line=line, resume=resume)
-    pretrained = _pretrained(rows, folder, accelerator, engine, console)
-    start = _start(common, pretrained, accelerator, engine)
-    with together(accelerator):
-        tell(console, verbalizer_notices(start.backbone, tasks))
-    runs: list[Run] = []
-    for name, settings in rows.items():
-        session = Session(
-            start=_for_row(start, settings, _method(name, settings)),
-            settings=settings,
-            manifest=manifest,
-            accelerator=accelerator,
-            engine=engine,
-            console=console,
-            folder=folder,
-        )
-        runs += _run_row(session, name, settings, wanted)
-        with together(accelerator):
-            if accelerator.is_main_process:
-                _write(folder, common.title, runs)
-    console.print(markdown(runs), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
-    accelerator.end_training()
-    return runs
+    call = open_comparison(
+        common, common.manifest, common.tasks, common.shots, folder=folder, runs=folder / "runs", console=console
+    )
+    backbone, notices = with_dtype(call.accelerator, common.backbone)
+    rows = {name: row.model_copy(update={"backbone": backbone}) for name, row in rows.items()}
+    common = next(iter(rows.values()))
+    call = replace(call, settings=common)
+    with together(call.accelerator):
+        sources = _sources(rows)
+        _require_backbone(common.backbone, list(dict.fromkeys(sources.values())))
+        fresh = {name: METHODS[row.rows[name].method] for name, row in rows.items() if name not in sources}
+        require_trainable({name: (it, it.parts) for name, it in fresh.items()}, call.tasks, call.engine)
+    begin(call, {}, dtype=backbone.dtype, notices=notices, resume=resume)
+    saved = _pretrained(call, common, sources)
+    with together(call.accelerator):
+        ready = _rows(call, rows, saved)
+        starts = {row.name: (METHODS[row.method], row.start.parts(METHODS[row.method])) for row in ready}
+        require_trainable(starts, call.tasks, call.engine)
+        require_heads(ready, call.tasks)
+        tell(call.console, verbalizer_notices(ready[0].start.backbone, call.tasks))
+
+    def write(results: Sequence[Result]) -> None:
+        text = f"# {common.title}\n\n{markdown(results)}"
+        write_results(folder, results, title=common.title, text=text, more={"stage": "compare"})
+
+    results = run_rows(call, [(row, it) for row in ready for it in call.wanted], write)
+    call.console.print(markdown(results), highlight=False, markup=False, soft_wrap=True)
+    call.console.print(f"results: {folder}", highlight=False, soft_wrap=True)
+    call.accelerator.end_training()
+    return results
 
 
-def _method(name: str, settings: CompareSettings) -> str:
-    return settings.rows[name].method
+def _sources(rows: Mapping[str, CompareSettings]) -> dict[str, Path]:
+    """What each row that does not start fresh starts from: a run folder or the configuration of a pretraining.
 
-
-def _check(rows: Mapping[str, CompareSettings], wanted: Wanted) -> None:
-    """Too many shots, or a method without what it needs, are errors before anything is trained."""
-    problems = shots_problems(wanted)
-    problems += [
-        f"rows.{name}: method transfer starts from a pretrained prompt. Give pretrain, a configuration or a run folder"
-        for name, settings in rows.items()
-        if _method(name, settings) == "transfer" and settings.pretrain is None
-    ]
+    Raises:
+        ConfigError: A row names none, cannot start from one, or shares its folder's name with another.
+    """
+    sources: dict[str, Path] = {}
+    problems: list[str] = []
     folders = [folder_name(name) for name in rows]
-    problems += [
-        f"rows.{name}: the name of its folder is another row's too"
-        for name in rows
-        if folders.count(folder_name(name)) > 1
-    ]
+    for name, settings in rows.items():
+        row = settings.rows[name]
+        path = row.pretrain or settings.pretrain
+        if folders.count(folder_name(name)) > 1:
+            problems.append(f"rows.{name}: the name of its folder is another row's too")
+        if row.pretrained and path is None:
+            problems.append(
+                f"rows.{name}: method {row.method} starts from a pretrained prompt. Give pretrain, a configuration or "
+                "a run folder"
+            )
+        elif row.pretrained and path is not None:
+            sources[name] = path
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> None:
+    """Refuse pretraining over another backbone than the comparison's, before anything is trained.
+
+    Raises:
+        ConfigError: With what differs, both values shown.
+    """
+    here = _facts(declared)
+    problems = []
+    for path in sources:
+        if path.is_file():  # not trained yet: the same if it is called the same
+            found, expected = _facts(load_pretrain_settings(path).backbone), here
+        else:
+            own = read_json(find_checkpoint(path) / "identity.json")["backbone"]
+            known = BackboneSettings.model_validate(
+                {key: own[key] for key in BackboneSettings.model_fields & own.keys()}
+            )
+            content = digests(locate(declared.reference, declared.revision))
+            found, expected = _facts(known) | {key: own[key] for key in content}, here | content
+            expected |= {key: found[key] for key in ("reference", "revision")}  # it may have moved
+        if told := differences(found, expected, names=("there", "here")):
+            problems.append(
+                f"backbone: {path} was pretrained with other settings of the backbone than this comparison declares: "
+                f"{'; '.join(told)}. Make them equal, so that rows differ in their methods alone"
+            )
     if problems:
         raise ConfigError(problems)
 
 
-def _pretrained(
-    rows: Mapping[str, CompareSettings], folder: Path, accelerator: Accelerator, engine: Engine, console: Console
-) -> SavedModel | None:
-    """The model that "transfer" starts from: a given run, or one made here and now."""
-    path = next((it.pretrain for name, it in rows.items() if _method(name, it) == "transfer"), None)
-    if path is None:
-        return None
-    if path.is_file():
-        pretrain(load_pretrain_settings(path), folder / PRETRAINED, resume="auto", console=console)
-        path = folder / PRETRAINED
-    return open_saved(path, device=accelerator.device, sharding=engine.sharding)
+def _facts(settings: BackboneSettings) -> dict[str, Any]:
+    """Settings of a backbone that a pretrained state depends on, and what it is called."""
+    return settings.model_dump(mode="json", exclude=PLACES_AND_COSTS - {"reference", "revision"})
 
 
-def _start(common: CompareSettings, pretrained: SavedModel | None, accelerator: Accelerator, engine: Engine) -> Start:
-    """The backbone of all rows: that of the pretrained model where there is one, which has to be the declared one."""
-    if pretrained is None:
-        backbone = open_backbone(
-            common.backbone, prompt_length=common.prompt.length, accelerator=accelerator, sharding=engine.sharding
-        )
-        return Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=common.prompt)
-    start = start_from(pretrained, common.prompt)
-    declared, found = (dump(it) for it in (common.backbone, start.backbone_settings))
-    if declared != found:
-        raise ConfigError(
-            f"backbone: {pretrained.folder} was pretrained with other settings of the backbone than this comparison "
-            f"declares:\n{found}expected:\n{declared}Make them equal, so that rows differ in their methods alone"
-        )
-    return start
+def _pretrained(call: Comparison, common: CompareSettings, sources: Mapping[str, Path]) -> dict[str, SavedModel]:
+    """The model that each row starts from: a given run, or one made here and now, once for all rows that name it."""
+    places: dict[Path, Path] = {}
+    for name, path in sources.items():
+        if path.is_file() and path not in places:
+            places[path] = call.folder / (
+                PRETRAINED if path == common.pretrain else f"{PRETRAINED}-{folder_name(name)}"
+            )
+            pretrain(load_pretrain_settings(path), places[path], resume="auto", console=call.console)
+    saved: dict[Path, SavedModel] = {}
+    with together(call.accelerator):
+        for path in dict.fromkeys(sources.values()):
+            saved[path] = open_saved(
+                places.get(path, path),
+                dtype=common.backbone.dtype,
+                device=call.accelerator.device,
+                sharding=call.engine.sharding,
+                over=next((it.scorer.backbone for it in saved.values()), None),
+            )
+    return {name: saved[path] for name, path in sources.items()}
 
 
-def _for_row(start: Start, settings: CompareSettings, method: str) -> Start:
-    """The same backbone, with the prompt that the row declares; a pretrained one keeps its shape."""
-    if method != "transfer":
-        return replace(start, prompt_settings=settings.prompt)
-    assert start.pretrained is not None, "it was checked"
-    trained = {field: getattr(settings.prompt, field) for field in PromptTrainingSettings.model_fields}
-    return start_from(start.pretrained, PromptTrainingSettings(**trained))
-
-
-def _run_row(session: Session, name: str, settings: CompareSettings, wanted: Wanted) -> list[Run]:
-    """Tune on dev, then one run for each seed, on every task."""
-    method = _method(name, settings)
-    runs = []
-    for task, shots in wanted:
-        experiment = experiment_name(task.name, shots)
-        parent = session.folder / "runs" / experiment / folder_name(name)
-        optimizer = tuned(session, task, shots, method, parent)
-        for seed in settings.seeds:
-            trial = Trial(task=task, shots=shots, method=method, seed=seed, optimizer=optimizer)
-            folder = parent / f"seed-{seed}"
-            if written(session, folder / RESULT_FILE) is None:
-                run_trial(session, trial, folder)
-            record = written(session, folder / RESULT_FILE)
-            assert record is not None, "the trial has just been run"
-            tuning = written(session, parent / TUNING_FILE)
-            trials = 0 if tuning is None else len(tuning["trials"]) * len(settings.tuning.seeds)
-            runs.append(_run(name, experiment, record, trials))
-    return runs
-
-
-def folder_name(row: str) -> str:
-    """A row's name as a folder: what is no letter or digit becomes a dash."""
-    return "".join(char if char.isalnum() else "-" for char in row)
-
-
-def _run(name: str, experiment: str, record: Mapping[str, Any], trials: int) -> Run:
-    result, cost = record["result"], record["cost"]
-    report = record["dev"] if record["test"] is None else record["test"]
-    return Run(
-        row=name,
-        experiment=experiment,
-        metric=result["metric"],
-        seed=result["seed"],
-        dev=result["dev"],
-        test=result["test"],
-        beside=_beside(result["metric"], report),
-        trials=trials,
-        trained=record["trained_parameters"],
-        seconds=cost["seconds"],
-        peak_memory_mib=cost["peak_memory_mib"],
+def _rows(call: Comparison, rows: Mapping[str, CompareSettings], saved: Mapping[str, SavedModel]) -> list[Row]:
+    """All rows over one backbone in memory: that of a pretrained model where there is one."""
+    common = next(iter(rows.values()))
+    backbone = next((it.scorer.backbone for it in saved.values()), None) or open_backbone(
+        common.backbone, prompt_length=common.prompt.length, accelerator=call.accelerator, sharding=call.engine.sharding
     )
-
-
-def _beside(metric: str, report: Mapping[str, Any]) -> float | None:
-    """What is published beside a score, out of a report."""
-    if metric not in BESIDE:
-        return None
-    found: Any = report
-    for key in BESIDE[metric][1]:
-        found = found[key]
-    return found
-
-
-def _write(folder: Path, title: str, runs: Sequence[Run]) -> None:
-    """Leave the rows so far: a call that is cut off loses the run in progress only."""
-    replace_durable(folder / "results.json", to_json({"stage": "compare", "runs": [asdict(run) for run in runs]}))
-    replace_durable(folder / "results.csv", to_csv(runs).encode())
-    replace_durable(folder / "results.md", f"# {title}\n\n{markdown(runs)}".encode())
-    replace_durable(folder / "results.png", figure(runs, title=title))
+    ready = []
+    for name, settings in rows.items():
+        if name in saved:
+            trained = {field: getattr(settings.prompt, field) for field in PromptTrainingSettings.model_fields}
+            start = start_from(saved[name], PromptTrainingSettings(**trained))
+        else:
+            start = Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=settings.prompt)
+        ready.append(Row(name=name, method=settings.rows[name].method, settings=settings, start=start))
+    return ready

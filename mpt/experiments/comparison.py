@@ -1,155 +1,238 @@
-"""Several methods on several tasks over seeds: mean, spread and the difference that users ask for."""
+"""The stage behind transfers and comparisons: rows of methods against tasks over seeds.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
+Every row has the same trainer, data, order and evaluation and is tuned on dev with the same number of trials; each
+model that counts is scored on test once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from accelerate import Accelerator
+from rich.console import Console
 
-from mpt.experiments.methods import METHODS
-
-TRANSFER = "transfer"
-SCRATCH = "scratch"
+from mpt.base.errors import ConfigError
+from mpt.base.files import replace_durable, to_json
+from mpt.base.strict_yaml import dump
+from mpt.data.manifest.reading import Manifest, load_manifest
+from mpt.data.tasks import Task, load_tasks
+from mpt.experiments.inputs import Inputs
+from mpt.experiments.run_folder import Resume, open_results
+from mpt.experiments.settings import TrialSettings
+from mpt.experiments.start import Start
+from mpt.experiments.tables import BESIDE, Result, figure, to_csv
+from mpt.experiments.target_head import build_head
+from mpt.experiments.trial import (
+    RESULT_FILE,
+    Session,
+    Trial,
+    Wanted,
+    experiment_name,
+    run_trial,
+    shots_problems,
+    written,
+)
+from mpt.experiments.tuning import tuned
+from mpt.training.engines import Engine, find_engine
+from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
+from mpt.training.ranks import require_alike, together
+from mpt.training.runlog import tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """The score of one trained model.
+class Row:
+    """One row of a comparison, ready to be trained.
 
     Attributes:
-        task: Name of the task.
-        shots: Training sentences drawn; None for all.
-        method: Its name, see `mpt.experiments.methods`.
-        seed: Seed of the run.
-        metric: Name of the score.
-        dev, test: Scores in [0, 1]; test is None where there is no test split or it was not asked for.
+        name: What its tables call it, and its folders.
+        method: What is trained.
+        settings: Its own.
+        start: Where its models start.
     """
 
-    task: str
-    shots: int | None
+    name: str
     method: str
-    seed: int
-    metric: str
-    dev: float
-    test: float | None
-
-    @property
-    def score(self) -> float:
-        """The score to report: test, or dev where there is none."""
-        return self.dev if self.test is None else self.test
+    settings: TrialSettings
+    start: Start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """Mean and spread over seeds, in points of 100.
+class Comparison:
+    """What all rows of a call have in common.
 
     Attributes:
-        mean: Mean score.
-        spread: Standard deviation over seeds (n - 1); 0 for one seed.
-        seeds: How many.
+        settings: What the call was given; of what rows share, that of any row.
+        folder: Of the results.
+        runs: Folder of the runs, each in EXPERIMENT/ROW/seed-N.
+        manifest: Declares the tasks.
+        tasks: What is trained on.
+        wanted: The same with numbers of training examples.
+        notices: What is to be told about the tasks.
+        accelerator, engine, console: Of this process.
+        inputs: The tasks as word pieces.
     """
 
-    mean: float
-    spread: float
-    seeds: int
-
-    def __str__(self) -> str:
-        """`mean +- spread`, or the mean alone for one seed."""
-        return f"{self.mean:.1f} \u00b1 {self.spread:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
-
-
-def summarise(scores: Sequence[float]) -> Summary:
-    """Mean and spread of scores in [0, 1]."""
-    points = [100 * score for score in scores]
-    return Summary(mean=mean(points), spread=stdev(points) if len(points) > 1 else 0.0, seeds=len(points))
+    settings: TrialSettings
+    folder: Path
+    runs: Path
+    manifest: Manifest
+    tasks: Sequence[Task]
+    wanted: Wanted
+    notices: Sequence[str]
+    accelerator: Accelerator
+    engine: Engine
+    console: Console
+    inputs: Inputs = field(default_factory=Inputs)
 
 
-def difference(results: Iterable[Result], task: str, shots: int | None) -> Summary | None:
-    """Transfer minus from-scratch, paired by seed; None unless both were run."""
-    by_method = {
-        method: {r.seed: r.score for r in results if (r.task, r.shots, r.method) == (task, shots, method)}
-        for method in (TRANSFER, SCRATCH)
+def open_comparison(
+    settings: TrialSettings,
+    manifest_path: Path,
+    names: Sequence[str],
+    shots: Sequence[int | None],
+    *,
+    folder: Path,
+    runs: Path,
+    console: Console,
+) -> Comparison:
+    """Join the other processes and read the tasks; nothing is written.
+
+    Args:
+        settings: What the call was given.
+        manifest_path: Declares the tasks.
+        names: Which of them; none stands for all.
+        shots: Numbers of training examples; none stands for each task's own.
+        folder: Of the results.
+        runs: Of the runs.
+        console: Where people read.
+    """
+    accelerator = build_accelerator(folder)
+    engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
+    with together(accelerator):
+        manifest = load_manifest(manifest_path)
+        tasks, notices = load_tasks(manifest, names=names or None, splits=("train", "dev", "test"))
+        wanted = [(task, count) for task in tasks for count in (shots or task.spec.shots or (None,))]
+        if problems := shots_problems(wanted):
+            raise ConfigError(problems)
+    return Comparison(
+        settings=settings,
+        folder=folder,
+        runs=runs,
+        manifest=manifest,
+        tasks=tasks,
+        wanted=wanted,
+        notices=notices,
+        accelerator=accelerator,
+        engine=engine,
+        console=speaker(accelerator, console),
+    )
+
+
+def begin(
+    call: Comparison, given: Mapping[str, bytes], *, dtype: str, notices: Sequence[str] = (), resume: Resume
+) -> None:
+    """Hold the processes against each other, tell, and make the folder of results or find it.
+
+    Args:
+        call: What is compared.
+        given: Files that the folder starts with, besides settings and manifest.
+        dtype: Of the backbone.
+        notices: More to tell.
+        resume: See `mpt.experiments.run_folder.open_run_folder`.
+    """
+    with together(call.accelerator):
+        own = {"config.yaml": dump(call.settings).encode(), "manifest.json": to_json(call.manifest.resolved())}
+        given = {**own, **given}
+        notices = [*call.notices, *notices, *settle(call.accelerator, dtype)]
+    facts = {
+        "shots": [[task.name, count] for task, count in call.wanted],
+        "versions": versions(),
+        "files": {task.name: dict(task.digests) for task in call.tasks},
     }
-    seeds = [seed for seed in by_method[TRANSFER] if seed in by_method[SCRATCH]]
-    if not seeds:
-        return None
-    return summarise([by_method[TRANSFER][seed] - by_method[SCRATCH][seed] for seed in seeds])
+    require_alike(call.accelerator, facts | {name: text.decode() for name, text in given.items()})
+    tell(call.console, notices)
+    line = describe_launch(call.accelerator, call.engine, call.settings.training.micro_batches, dtype)
+    open_results(call.accelerator, call.console, call.folder, given, line=line, resume=resume)
 
 
-def experiments(results: Sequence[Result]) -> list[tuple[str, int | None]]:
-    """The (task, shots) pairs, in order of first occurrence."""
-    return list(dict.fromkeys((result.task, result.shots) for result in results))
+def require_heads(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
+    """Refuse a head that cannot be copied, before anything is trained.
 
-
-def methods(results: Sequence[Result]) -> list[str]:
-    """Methods in the order baselines first, transfer last."""
-    found = dict.fromkeys(result.method for result in results)
-    return sorted(found, key=lambda method: list(METHODS).index(method))
-
-
-def comparison_json(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One object for each experiment: summary of each method, and the difference."""
-    rows = []
-    for task, shots in experiments(results):
-        row: dict[str, Any] = {"task": task, "shots": shots, "metric": _metric(results, task), "methods": {}}
-        for method in methods(results):
-            scores = _scores(results, task, shots, method)
-            if scores:
-                summary = summarise(scores)
-                row["methods"][method] = {"mean": summary.mean, "spread": summary.spread, "seeds": summary.seeds}
-        gain = difference(results, task, shots)
-        row["transfer_minus_scratch"] = None if gain is None else {"mean": gain.mean, "spread": gain.spread}
-        rows.append(row)
-    return rows
-
-
-def comparison_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table, all text; a last row averages the differences over experiments."""
-    names = methods(results)
-    header = ["task", "sentences", "score", *names, "transfer - scratch"]
-    rows, gains = [], []
-    for task, shots in experiments(results):
-        cells = [_scores(results, task, shots, method) for method in names]
-        gain = difference(results, task, shots)
-        if gain is not None:
-            gains.append(gain.mean)
-        rows.append(
-            [
-                task,
-                "all" if shots is None else str(shots),
-                _metric(results, task),
-                *(str(summarise(scores)) if scores else "-" for scores in cells),
-                "-" if gain is None else f"{gain.mean:+.1f} \u00b1 {gain.spread:.1f}",
-            ]
-        )
-    if len(gains) > 1:
-        rows.append(["mean", "", "", *("" for _ in names), f"{mean(gains):+.1f}"])
-    return header, rows
-
-
-def comparison_table(results: Sequence[Result], *, title: str) -> Table:
-    """The table for a console."""
-    header, rows = comparison_rows(results)
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        table.add_column(name, justify="left" if name in ("task", "score") else "right")
+    Raises:
+        CheckpointError: See `build_head`.
+    """
     for row in rows:
-        table.add_row(*row, end_section=False)
-    return table
+        if row.start.pretrained is not None:
+            for task in tasks:
+                build_head(row.start.pretrained, task, mode=row.settings.head, seed=0, dropout=0.0)
 
 
-def comparison_markdown(results: Sequence[Result]) -> str:
-    """The table as Markdown."""
-    header, rows = comparison_rows(results)
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def run_rows(
+    call: Comparison,
+    order: Sequence[tuple[Row, tuple[Task, int | None]]],
+    write: Callable[[Sequence[Result]], None],
+) -> list[Result]:
+    """Tune and train, in this order, and leave the results so far after each: a call that is cut off loses one run."""
+    results: list[Result] = []
+    for row, (task, shots) in order:
+        results += _run_row(call, row, task, shots)
+        with together(call.accelerator):
+            if call.accelerator.is_main_process:
+                write(results)
+    return results
 
 
-def _scores(results: Sequence[Result], task: str, shots: int | None, method: str) -> list[float]:
-    return [r.score for r in results if (r.task, r.shots, r.method) == (task, shots, method)]
+def _run_row(call: Comparison, row: Row, task: Task, shots: int | None) -> list[Result]:
+    """Tune on dev, then one run for each seed."""
+    session = Session(
+        start=row.start,
+        settings=row.settings,
+        manifest=call.manifest,
+        accelerator=call.accelerator,
+        engine=call.engine,
+        console=call.console,
+        inputs=call.inputs,
+    )
+    experiment = experiment_name(task.name, shots)
+    parent = call.runs / experiment / folder_name(row.name)
+    optimizer, trials = tuned(session, task, shots, row.method, parent)
+    results = []
+    for seed in row.settings.seeds:
+        trial = Trial(task=task, shots=shots, method=row.method, seed=seed, optimizer=optimizer)
+        folder = parent / f"seed-{seed}"
+        record = written(session, folder / RESULT_FILE) or run_trial(session, trial, folder)
+        results.append(_result(row.name, experiment, record, trials))
+    return results
 
 
-def _metric(results: Sequence[Result], task: str) -> str:
-    one = next(result for result in results if result.task == task)
-    return f"{'dev' if one.test is None else 'test'} {one.metric.replace('_', ' ')}"
+def folder_name(row: str) -> str:
+    """A row's name as a folder: what is no letter or digit becomes a dash."""
+    return "".join(char if char.isalnum() else "-" for char in row)
+
+
+def _result(row: str, experiment: str, record: Mapping[str, Any], trials: int) -> Result:
+    beside: Any = None
+    if (metric := record["result"]["metric"]) in BESIDE:
+        beside = record["dev"] if record["test"] is None else record["test"]
+        for key in BESIDE[metric][1]:
+            beside = beside[key]
+    return Result(
+        **record["result"],
+        row=row,
+        experiment=experiment,
+        beside=beside,
+        trials=trials,
+        trained=record["trained_parameters"],
+        seconds=record["cost"]["seconds"],
+        peak_memory_mib=record["cost"]["peak_memory_mib"],
+    )
+
+
+def write_results(folder: Path, results: Sequence[Result], *, title: str, text: str, more: Mapping[str, Any]) -> None:
+    """Leave results as data, as tables and as a figure."""
+    runs = [asdict(result) for result in results]
+    replace_durable(folder / "results.json", to_json({**more, "runs": runs}))
+    replace_durable(folder / "results.csv", to_csv(results).encode())
+    replace_durable(folder / "results.md", text.encode())
+    replace_durable(folder / "results.png", figure(results, title=title))

@@ -1,6 +1,6 @@
 """Score a trained model on the splits of a manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +9,20 @@ from rich.console import Console
 
 from mpt.base.errors import CheckpointError, DataError
 from mpt.base.files import replace_durable, to_json
+from mpt.base.settings import Dtype
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.of_task import family_of
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.manifest.task_spec import Split
 from mpt.data.tasks import Task, load_tasks
-from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
+from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
-from mpt.experiments.assembly import encode_tasks, make_folder, tell
-from mpt.serving.saved import SavedModel, open_saved
+from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.run_folder import make_folder
+from mpt.serving.saved import OpenBank, SavedModel, find_device, open_bank, open_saved
 from mpt.training.checkpoint import differences
+from mpt.training.runlog import tell
 
 
 def evaluate(
@@ -30,6 +34,9 @@ def evaluate(
     out: Path | None,
     backbone: str | None,
     against: Path | None = None,
+    more: Sequence[Path] = (),
+    dtype: Dtype = "auto",
+    device: str = "auto",
     console: Console,
 ) -> Report:
     """Score tasks, print the report and write it as JSON and Markdown.
@@ -42,50 +49,56 @@ def evaluate(
         out: Folder for `evaluation-SPLIT.json` and `.md`; None writes nothing.
         backbone: Where the backbone lies now, when it has moved.
         against: Another model of the same tasks, to compare with by a paired bootstrap over sentences.
+        more: Models of other tasks, which are opened over the same backbone.
+        dtype: Of the backbone's weights, see `mpt.serving.saved.open_saved`.
+        device: Where to compute, see `mpt.serving.saved.find_device`.
         console: Where people read.
 
     Raises:
         MptError: Of the fitting class; a task whose labels are not the head's is refused.
     """
     manifest = load_manifest(manifest_path)
-    saved = open_saved(model, reference=backbone)
-    names = list(tasks) or [name for name in manifest.tasks if name in saved.tasks]
+    place = find_device(device)
+    bank = open_bank([model, *more], reference=backbone, dtype=dtype, device=place, merge=False)
+    folders = ", ".join(str(folder) for folder in dict.fromkeys(it.folder for it in bank.tasks.values()))
+    names = list(tasks) or [name for name in manifest.tasks if name in bank.tasks]
     if not names:
         raise CheckpointError(
-            f"{saved.folder}: no task in common with {manifest_path}: the model has {', '.join(saved.tasks)}, the "
+            f"{folders}: no task in common with {manifest_path}: the model has {', '.join(bank.tasks)}, the "
             f"manifest {', '.join(manifest.tasks)}. Rename the task in the manifest if it is the same one"
         )
     loaded, notices = load_tasks(manifest, names=names, splits=(split,))
-    _check(saved, loaded, split)
-    other = None if against is None else open_saved(against, reference=backbone)
+    _check(bank.model, loaded, split)
+    other = None if against is None else open_saved(against, reference=backbone, dtype=dtype, device=place)
     if other is not None:
-        _check(other, loaded, split)
-    encoded, said = encode_tasks(loaded, saved.scorer.backbone)
-    tell(console, notices + said)
+        _check(lambda task: other, loaded, split)
+    encoded, said = encode_tasks(loaded, bank.scorer.backbone)
+    tell(console, [*bank.notices, *(other.notices if other else ()), *notices, *said])
     if out is not None:
         make_folder(out)
     report = Report(
         about={
-            "checkpoint": str(saved.folder),
-            "backbone": saved.scorer.backbone.identity.reference,
+            "checkpoint": folders,
+            "backbone": bank.scorer.backbone.identity.reference,
             "manifest": str(manifest_path),
         },
-        tasks=tuple(_task_report(saved, one, split) for one in encoded),
+        tasks=tuple(_task_report(bank.model(one.task.name), one, split) for one in encoded),
     )
     print_report(report, console)
     if other is not None:
         theirs, _ = encode_tasks(loaded, other.scorer.backbone)
-        _print_comparison(saved, encoded, other, theirs, split, console)
+        _print_comparison(bank, encoded, other, theirs, split, console)
     if out is not None:
         replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
         replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
     return report
 
 
-def _check(saved: SavedModel, tasks: Sequence[Task], split: Split) -> None:
+def _check(model: Callable[[str], SavedModel], tasks: Sequence[Task], split: Split) -> None:
     problems = []
     for task in tasks:
-        saved.scorer.head(task.name)
+        saved = model(task.name)
+        saved.head(task.name)
         found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
         if found:
             problems.append(
@@ -105,7 +118,7 @@ def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskR
     return TaskReport(
         task=encoded.task.name,
         split=split,
-        score=evaluate_task(saved.scorer, encoded, split),
+        score=evaluate_task(saved.scorer, encoded, split, slot=saved.slot),
         windows=len(encoded.splits[split]),
         unseen_words=len(labels) - len(encoded.splits[split].positions),
         digests=encoded.task.digests,
@@ -113,7 +126,7 @@ def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskR
 
 
 def _print_comparison(
-    saved: SavedModel,
+    bank: OpenBank,
     tasks: Sequence[EncodedTask],
     other: SavedModel,
     other_tasks: Sequence[EncodedTask],
@@ -123,7 +136,7 @@ def _print_comparison(
     """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
     console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
     for mine, yours in zip(tasks, other_tasks, strict=True):
-        counts = _counts(saved, mine, split), _counts(other, yours, split)
+        counts = _counts(bank.model(mine.task.name), mine, split), _counts(other, yours, split)
         result = paired_bootstrap(*counts, nothing=0.0 if mine.task.metric == "f1" else 1.0)
         console.print(
             f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
@@ -133,7 +146,6 @@ def _print_comparison(
 
 
 def _counts(saved: SavedModel, encoded: EncodedTask, split: Split) -> Float[np.ndarray, "N 3"]:
-    task = encoded.task
-    predicted = predict_split(saved.scorer, task.name, encoded.splits[split], family=task.spec.kind)
-    gold = encoded.gold(split, range(len(predicted)))
-    return sentence_counts(task.metric, gold, predicted, positive=task.spec.positive)
+    family = family_of(encoded.task.spec)
+    predicted = predict_split(saved.scorer, encoded.task.name, encoded.splits[split], family=family, slot=saved.slot)
+    return family.counts(encoded.gold(split, range(len(predicted))), predicted)

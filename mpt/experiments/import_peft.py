@@ -11,11 +11,9 @@ from mpt.base.files import sha256_file
 from mpt.base.settings import BackboneSettings, PromptSettings
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, chosen_names, load_tasks
-from mpt.experiments.assembly import tell
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.probe import probe
-from mpt.model.state.network import by_layer
-from mpt.model.state.prompt import Prompt, PromptShape
+from mpt.model.state.bank import TaskState
 from mpt.serving.peft_adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -26,6 +24,7 @@ from mpt.serving.peft_adapter import (
 )
 from mpt.training.checkpoint import Checkpoint, save_checkpoint
 from mpt.training.identity import identity_of
+from mpt.training.runlog import tell
 
 UNTRAINED = {"step": 0, "score": None, "stopped_early": False, "history": [], "scores": [], "pieces": 0, "seconds": 0.0}
 
@@ -64,31 +63,23 @@ def import_peft(
     manifest, loaded, notices = _load_task(manifest_path, task)
     rows = _rows(folder, tuple(labels) or adapter.labels, len(adapter.bias), loaded)
     settings = _backbone_settings(folder, adapter, reference, revision, dtype)
-    backbone = _open_backbone(settings, len(adapter.values_PV))
+    backbone = _open_backbone(settings, adapter)
     _check_backbone(folder, adapter, backbone)
-    prompting = PromptSettings(length=len(adapter.values_PV))
+    part = adapter.form.read(adapter.config, adapter.tensors, backbone)
+    state = TaskState([part])
     files = {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
-    shape = PromptShape(
-        num_layers=backbone.num_layers,
-        layers=tuple(range(backbone.num_layers)),
-        num_heads=backbone.num_key_value_heads,
-        length=len(adapter.values_PV),
-        head_dim=backbone.head_dim,
-    )
-    values = by_layer(adapter.values_PV, num_heads=shape.num_heads, head_dim=shape.head_dim)
-    prompt = Prompt(values, shape)
     identity = identity_of(
         backbone,
-        {"prompt": prompt.spec},
+        state.specs,
         [loaded],
         stage="import",
         settings=None,
         backbone_settings=settings,
-        prompt_settings=prompting,
+        prompt_settings=PromptSettings(length=part.virtual_tokens) if part.virtual_tokens else PromptSettings(),
         more={"manifest": {"name": manifest.name, "sha256": manifest.digest}, "peft": files},
     )
     checkpoint = Checkpoint(
-        state={"prompt.values": values.contiguous()},
+        state={name: value.detach() for name, value in state.values().items()},
         networks={},
         heads={f"{loaded.name}.weight": adapter.weight[rows], f"{loaded.name}.bias": adapter.bias[rows]},
         optimizer={},
@@ -125,16 +116,17 @@ def _backbone_settings(
             f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is empty. Give the model with --backbone"
         )
     commit = revision or (None if reference else adapter.revision)
-    return BackboneSettings(reference=named, revision=commit, dtype=dtype, positions="shifted")
+    positions = "shifted" if adapter.form.shifted else "unshifted"
+    return BackboneSettings(reference=named, revision=commit, dtype=dtype, positions=positions)
 
 
-def _open_backbone(settings: BackboneSettings, length: int) -> Backbone:
+def _open_backbone(settings: BackboneSettings, adapter: PeftAdapter) -> Backbone:
     backbone = load_backbone(
         settings.reference,
         revision=settings.revision,
         dtype=settings.dtype,
-        prompt_length=length,
-        shifted=True,
+        prompt_length=adapter.form.virtual_tokens(adapter.config),
+        shifted=adapter.form.shifted,
         longest_window=settings.longest_window,
     )
     probe(backbone)
@@ -161,13 +153,10 @@ def _rows(folder: Path, labels: tuple[str, ...] | None, count: int, task: Task) 
 
 
 def _check_backbone(folder: Path, adapter: PeftAdapter, backbone: Backbone) -> None:
-    """Refuse an adapter of a model with other sizes, or over a backbone that PEFT prompts in another way."""
-    problems = [f"{folder}: {problem}" for problem in unsupported(backbone.identity)]
-    width = 2 * backbone.num_layers * backbone.num_key_value_heads * backbone.head_dim
+    """Refuse an adapter of a model with other sizes, or over a backbone that acts in another way in PEFT."""
+    problems = [f"{folder}: {problem}" for problem in unsupported(adapter.form, backbone)]
     sizes = {
-        "num_layers": (adapter.num_layers, backbone.num_layers),
-        "num_attention_heads": (adapter.num_heads, backbone.num_key_value_heads),
-        "values of a virtual token": (adapter.values_PV.shape[1], width),
+        **adapter.form.sizes(adapter.config, adapter.tensors, backbone),
         "columns of the head": (adapter.weight.shape[1], backbone.hidden_size),
     }
     problems += [

@@ -82,6 +82,7 @@ METHODS = {
     )
 }
 """By name, in the order of tables: baselines first."""
+SCRATCH, TRANSFER = METHODS["scratch"], METHODS["transfer"]
 BASELINES = tuple(name for name, method in METHODS.items() if not method.pretrained)
 PRETRAINABLE = ("prompt", *(name for name in BASELINES if name != "scratch"))
 """What a pretraining may train: "prompt" is a deep prompt, what "scratch" is beside a transfer."""

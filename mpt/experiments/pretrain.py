@@ -14,26 +14,16 @@ from mpt.base.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.base.files import remove_leftovers, replace_durable, to_json
 from mpt.base.strict_yaml import dump
 from mpt.data.encoded import EncodedTask
+from mpt.data.families.metrics import Score
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.order.mixture import mixing_rates
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
-from mpt.evaluation.metrics import Score
-from mpt.experiments.assembly import (
-    Resume,
-    build_plan,
-    cost_of,
-    describe_cost,
-    describe_size,
-    execute,
-    open_backbone,
-    open_run_folder,
-    sharing,
-    tell,
-)
-from mpt.experiments.inputs import open_tasks
+from mpt.experiments.execution import build_plan, cost_of, describe_cost, describe_size, execute, sharing
+from mpt.experiments.inputs import open_backbone, open_tasks
 from mpt.experiments.methods import Method, trained_by
+from mpt.experiments.run_folder import Resume, open_run_folder
 from mpt.experiments.settings import PretrainSettings
 from mpt.experiments.start import Start, plan_of, require_trainable
 from mpt.model.language_head import new_heads, verbalizer_notices
@@ -42,9 +32,10 @@ from mpt.model.state.starts import fresh_state
 from mpt.training.checkpoint import Checkpoint, latest, load_checkpoint, require_same
 from mpt.training.engines import Engine, find_engine
 from mpt.training.identity import identity_of
-from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
+from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions, with_dtype
 from mpt.training.loop import Progress
 from mpt.training.ranks import Share, require_alike, together
+from mpt.training.runlog import tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +82,13 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     accelerator = build_accelerator(folder, settings.trackers)
     engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
     console = speaker(accelerator, console)
+    backbone_settings, notices = with_dtype(accelerator, settings.backbone)
+    settings = settings.model_copy(update={"backbone": backbone_settings})
     ready = _prepare(settings, folder, resume=resume, accelerator=accelerator, engine=engine)
     require_alike(accelerator, _facts(settings, ready))
-    tell(console, ready.notices)
-    for line in (describe_launch(accelerator, engine, settings.training.micro_batches), describe_size(ready.scorer)):
+    tell(console, notices + ready.notices)
+    launched = describe_launch(accelerator, engine, settings.training.micro_batches, settings.backbone.dtype)
+    for line in (launched, describe_size(ready.scorer)):
         console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:
@@ -141,7 +135,7 @@ def _prepare(
         )
     encoded, notices = open_tasks(manifest, names, start.backbone, settings.backbone, accelerator)
     with together(accelerator):
-        require_trainable([method], [one.task for one in encoded], engine)
+        require_trainable({settings.method: (method, method.parts)}, [one.task for one in encoded], engine)
         per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
         rates = _rates(manifest, encoded, settings)
         plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
@@ -239,7 +233,7 @@ def _rates(manifest: Manifest, tasks: list[EncodedTask], settings: PretrainSetti
     """Mixing rates for what this run will draw: counted in words, or in word pieces where not every word is scored."""
     pieces = {one.task.name: one.train_pieces for one in tasks}
     words = {one.task.name: one.train_words for one in tasks}
-    sizes = words if all(one.task.spec.kind.unit == "words" for one in tasks) else pieces
+    sizes = words if all(one.task.spec.kind.every_word for one in tasks) else pieces
     drawn = settings.training.steps * settings.training.micro_batches * settings.training.tokens_per_micro_batch
     return mixing_rates(
         manifest.mixture,

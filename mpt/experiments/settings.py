@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -22,7 +22,7 @@ from mpt.base.settings import (
     TrainingSettings,
 )
 from mpt.base.strict_yaml import FieldErrors, Settings, load_model
-from mpt.experiments.methods import baseline, method, pretrainable
+from mpt.experiments.methods import METHODS, baseline, method, pretrainable
 
 ROW_FIELDS = ("prompt", "low_rank", "lora", "optimizer", "training", "evaluation", "tuning", "head")
 """Settings that may differ between the rows of a comparison."""
@@ -140,11 +140,29 @@ class CompareRow(Settings):
 
     Attributes:
         method: What is trained; see `mpt.experiments.methods`.
+        start: Where its models start: "fresh", or from the "pretrained" state. null is as the method has it, which is
+            pretrained for "transfer" alone.
+        pretrain: What it starts from, if not from what the comparison names; see there.
         set: Settings of the comparison that differ in this row, by dotted path, as `--set` takes them.
     """
 
     method: Annotated[str, AfterValidator(method)]
+    start: Literal["fresh", "pretrained"] | None = None
+    pretrain: Path | None = None
     set: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from a pretrained state."""
+        return METHODS[self.method].pretrained if self.start is None else self.start == "pretrained"
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Self:
+        if self.start == "fresh" and METHODS[self.method].pretrained:
+            raise FieldErrors({"start": f"method {self.method} is a pretrained start. Use scratch for a fresh one."})
+        if self.pretrain is not None and not self.pretrained:
+            raise FieldErrors({"pretrain": "the row starts fresh. Set start: pretrained, or leave pretrain out."})
+        return self
 
 
 class CompareSettings(TrialSettings):
@@ -156,8 +174,8 @@ class CompareSettings(TrialSettings):
         tasks: Tasks of the manifest; an empty list stands for all.
         shots: Numbers of training examples, null for all; an empty list stands for each task's own.
         backbone, prompt: Of all rows that do not start from a pretrained prompt.
-        pretrain: Configuration of a pretraining run, whose prompt "transfer" starts from; it is run first, into the
-            results folder. A run folder is taken as it is.
+        pretrain: Configuration of a pretraining run, whose state pretrained rows start from; it is run first, into the
+            results folder, once for all rows that name it. A run folder is taken as it is.
         rows: By the name that the tables show.
     """
 
@@ -204,5 +222,11 @@ def _row_settings(path: Path, name: str, row: CompareRow, overrides: Sequence[st
         settings = load_model(path, CompareSettings, error=ConfigError, overrides=[*overrides, *own])
     except ConfigError as error:
         raise ConfigError([f"{path}: rows.{name}.set: {problem}" for problem in error.problems]) from error
-    places = {field: path.parent / value for field in ("manifest", "pretrain") if (value := getattr(settings, field))}
-    return settings.model_copy(update=places)
+    places: dict[str, Any] = {field: _beside(path, getattr(settings, field)) for field in ("manifest", "pretrain")}
+    rows = {name: it.model_copy(update={"pretrain": _beside(path, it.pretrain)}) for name, it in settings.rows.items()}
+    return settings.model_copy(update={**places, "rows": rows})
+
+
+def _beside(path: Path, value: Path | None) -> Path | None:
+    """A path in a configuration, relative to the current folder."""
+    return None if value is None else path.parent / value

@@ -1,6 +1,6 @@
 """What all models of a comparison start from: a backbone, the settings of prompts, and a pretrained model, if any."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from mpt.base.settings import (
 )
 from mpt.data.encoded import EncodedTask
 from mpt.data.tasks import Task
-from mpt.experiments.methods import METHODS, Method
+from mpt.experiments.methods import Method
 from mpt.experiments.settings import TrialSettings
 from mpt.experiments.target_head import build_head
 from mpt.model.backbone.backbone import Backbone
@@ -35,7 +35,7 @@ class Start:
         backbone: The frozen model.
         backbone_settings: How it was loaded.
         prompt_settings: Of every prompt, fresh or pretrained.
-        pretrained: Task state and heads for the methods that use them; None compares baselines alone.
+        pretrained: Task state and heads to go on from; None starts fresh.
     """
 
     backbone: Backbone
@@ -60,10 +60,7 @@ class Start:
 
     def parts(self, method: Method) -> tuple[PartKind, ...]:
         """Kinds of the parts that a method trains from here."""
-        if not method.pretrained:
-            return method.parts
-        assert self.pretrained is not None, "there is nothing to transfer"
-        return tuple(self.pretrained.state.parts)
+        return method.parts if self.pretrained is None else tuple(self.pretrained.state.parts)
 
     def rates(self, method: Method) -> tuple[RateName, ...]:
         """The learning rates that a method has."""
@@ -89,7 +86,7 @@ def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     return Start(
         backbone=saved.scorer.backbone,
         backbone_settings=BackboneSettings.model_validate(
-            {key: own[key] for key in BackboneSettings.model_fields if key in own}
+            {key: own[key] for key in BackboneSettings.model_fields if key in own} | {"dtype": saved.dtype}
         ),
         prompt_settings=PromptSettings.model_validate(identity["prompt"] | prompt.model_dump(), strict=False),
         pretrained=saved,
@@ -107,8 +104,7 @@ def new_scorer(start: Start, encoded: EncodedTask, *, method: Method, seed: int,
         settings: Of the comparison.
     """
     backbone, task, dropout = start.backbone, encoded.task, settings.training.head_dropout
-    if method.pretrained:
-        assert start.pretrained is not None, "there is nothing to transfer"
+    if start.pretrained is not None:
         head = build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)
         state = pretrained_state(start.pretrained, start, seed=seed)
     else:
@@ -133,21 +129,38 @@ def pretrained_state(saved: SavedModel, start: Start, *, seed: int) -> TaskState
     )
 
 
-def require_trainable(methods: Sequence[Method], tasks: Sequence[Task], engine: Engine) -> None:
-    """Refuse methods that cannot be trained here, before anything is.
+def require_trainable(
+    starts: Mapping[str, tuple[Method, Sequence[PartKind]]], tasks: Sequence[Task], engine: Engine
+) -> None:
+    """Refuse what cannot be trained here, before anything is.
+
+    Args:
+        starts: By name, methods and the kinds of parts that they train from their starts.
+        tasks: What is trained on.
+        engine: Of the launch.
 
     Raises:
-        ConfigError: A method trains the head alone, and a task has a verbalizer, whose head is not trained.
+        ConfigError: A method trains the head alone, and a task has a verbalizer, whose head is not trained; or it
+            starts from a state of another method.
         LaunchError: The launch is under an engine that trains what acts on activations only.
     """
-    alone = [method.name for method in methods if not method.parts]
+    alone = [name for name, (_, parts) in starts.items() if not parts]
     cloze = [task.name for task in tasks if task.spec.cloze is not None]
+    problems = []
     if alone and cloze:
-        raise ConfigError(
+        problems.append(
             f"method {', '.join(alone)} trains the head alone, and that of {', '.join(cloze)} is the backbone's own: "
             "verbalizer. Leave out the method or the tasks"
         )
-    whole = [method.name for method in methods if not all(PARTS[kind].shardable for kind in method.parts)]
+    problems += [
+        f"{name}: method {method.name} trains {_listed(method.parts)}, and what it starts from holds {_listed(parts)}. "
+        'Take method "transfer", which trains whatever was pretrained, or another pretraining'
+        for name, (method, parts) in starts.items()
+        if not method.pretrained and tuple(parts) != method.parts
+    ]
+    if problems:
+        raise ConfigError(problems)
+    whole = [name for name, (_, parts) in starts.items() if not all(PARTS[kind].shardable for kind in parts)]
     if whole and (engine.sharding is not None or engine.zero is not None):
         raise LaunchError(
             f"launched under {engine.name}: {', '.join(whole)} train what the backbone computes with, "
@@ -156,9 +169,5 @@ def require_trainable(methods: Sequence[Method], tasks: Sequence[Task], engine: 
         )
 
 
-def resolved(name: str, saved: SavedModel | None) -> Method:
-    """A method by its name, with the parts of the pretrained state where it starts from one."""
-    method = METHODS[name]
-    if not method.pretrained or saved is None:
-        return method
-    return replace(method, parts=tuple(saved.state.parts))
+def _listed(parts: Sequence[PartKind]) -> str:
+    return " and ".join(kind.replace("_", "-") for kind in parts) or "the head alone"

@@ -2,10 +2,14 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
+from statistics import mean, stdev
+from typing import Any
 
-from mpt.experiments.comparison import Summary, summarise
+from rich.table import Table
+
+from mpt.experiments.methods import METHODS, SCRATCH, TRANSFER
 
 MEGA = 1e6
 BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -17,8 +21,8 @@ BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One model of a comparison.
+class Result:
+    """One trained model of a comparison.
 
     Attributes:
         row: What the comparison calls the method and its settings.
@@ -29,8 +33,11 @@ class Run:
         beside: What is published beside such a score, of the same split, in [0, 1]; see `BESIDE`. None without.
         trials: Models trained to choose its learning rates.
         trained: Trained parameters, the head's included.
-        seconds: Time of training.
+        seconds: Time of training. What is measured makes no two results different.
         peak_memory_mib: Peak memory of the process up to then: of this run, or of a larger one before it.
+        method: Its name, see `mpt.experiments.methods`.
+        task: Name of the task.
+        shots: Training examples drawn; None for all.
     """
 
     row: str
@@ -42,18 +49,51 @@ class Run:
     beside: float | None = None
     trials: int
     trained: int
-    seconds: float
-    peak_memory_mib: float
+    seconds: float = field(compare=False)
+    peak_memory_mib: float = field(compare=False)
+    method: str
+    task: str
+    shots: int | None
 
     @property
     def score(self) -> float:
         """The score to report: test, or dev where there is none."""
         return self.dev if self.test is None else self.test
 
+    @property
+    def title(self) -> str:
+        """Split and name of that score."""
+        return f"{'dev' if self.test is None else 'test'} {self.metric.replace('_', ' ')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Mean and spread over seeds, in points of 100.
+
+    Attributes:
+        mean: Mean score.
+        spread: Standard deviation over seeds (n - 1); 0 for one seed.
+        seeds: How many.
+    """
+
+    mean: float
+    spread: float
+    seeds: int
+
+    def __str__(self) -> str:
+        """`mean +- spread`, or the mean alone for one seed."""
+        return f"{self.mean:.1f} \u00b1 {self.spread:.1f}" if self.seeds > 1 else f"{self.mean:.1f}"
+
+
+def summarise(scores: Sequence[float]) -> Summary:
+    """Mean and spread of scores in [0, 1]."""
+    points = [100 * score for score in scores]
+    return Summary(mean=mean(points), spread=stdev(points) if len(points) > 1 else 0.0, seeds=len(points))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """All runs of one row on one experiment.
+    """All results of one row on one experiment.
 
     Attributes:
         row: The row.
@@ -80,33 +120,33 @@ class Cell:
     peak_memory_mib: float
 
 
-def cells(runs: Sequence[Run]) -> list[Cell]:
-    """Runs put together by row and experiment, in order of first occurrence."""
-    places = list(dict.fromkeys((run.row, run.experiment) for run in runs))
+def cells(results: Sequence[Result]) -> list[Cell]:
+    """Results put together by row and experiment, in order of first occurrence."""
+    places = list(dict.fromkeys((it.row, it.experiment) for it in results))
     found = []
     for row, experiment in places:
-        own = [run for run in runs if (run.row, run.experiment) == (row, experiment)]
-        beside = [run.beside for run in own if run.beside is not None]
+        own = [it for it in results if (it.row, it.experiment) == (row, experiment)]
+        beside = [it.beside for it in own if it.beside is not None]
         found.append(
             Cell(
                 row=row,
                 experiment=experiment,
-                metric=f"{'dev' if own[0].test is None else 'test'} {own[0].metric.replace('_', ' ')}",
-                score=summarise([run.score for run in own]),
+                metric=own[0].title,
+                score=summarise([it.score for it in own]),
                 beside=summarise(beside) if beside else None,
                 beside_name=BESIDE[own[0].metric][0] if beside else "",
                 trials=own[0].trials,
                 trained=own[0].trained,
-                seconds=sum(run.seconds for run in own) / len(own),
-                peak_memory_mib=max(run.peak_memory_mib for run in own),
+                seconds=sum(it.seconds for it in own) / len(own),
+                peak_memory_mib=max(it.peak_memory_mib for it in own),
             )
         )
     return found
 
 
-def markdown(runs: Sequence[Run]) -> str:
+def markdown(results: Sequence[Result]) -> str:
     """Scores with a row for each method and a column for each experiment; below it what the runs cost."""
-    found = {(cell.row, cell.experiment): cell for cell in cells(runs)}
+    found = {(cell.row, cell.experiment): cell for cell in cells(results)}
     rows, experiments = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     metrics = {cell.experiment: _title(cell) for cell in found.values()}
     header = ["", *(f"{experiment}, {metrics[experiment]}" for experiment in experiments)]
@@ -120,26 +160,94 @@ def markdown(runs: Sequence[Run]) -> str:
     ]
     cost_header = ["", "experiment", "trained parameters (millions)", "tuning trials", "seconds of training"]
     cost_header += ["peak memory of the process (MiB)"]
-    return _grid(header, scores) + "\n" + _grid(cost_header, costs)
+    return grid(header, scores, align="---:") + "\n" + grid(cost_header, costs, align="---:")
 
 
-def to_csv(runs: Sequence[Run]) -> str:
+def difference(results: Sequence[Result]) -> Summary | None:
+    """Transfer minus from-scratch on one experiment, paired by seed; None unless both were run."""
+    moved, fresh = (
+        {result.seed: result.score for result in results if result.method == method.name}
+        for method in (TRANSFER, SCRATCH)
+    )
+    gains = [score - fresh[seed] for seed, score in moved.items() if seed in fresh]
+    return summarise(gains) if gains else None
+
+
+def by_experiment(results: Sequence[Result]) -> list[list[Result]]:
+    """Results of each experiment, in order of first occurrence, in it the baselines first and transfer last."""
+    order = list(METHODS)
+    ranked = sorted(results, key=lambda result: order.index(result.method))
+    names = dict.fromkeys(result.experiment for result in results)
+    return [[result for result in ranked if result.experiment == name] for name in names]
+
+
+def gains_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One object for each experiment: summary of each method, and the difference that a transfer is asked for."""
+    rows = []
+    for own in by_experiment(results):
+        gain = difference(own)
+        rows.append(
+            {
+                "task": own[0].task,
+                "shots": own[0].shots,
+                "metric": own[0].title,
+                "methods": {cell.row: asdict(cell.score) for cell in cells(own)},
+                "transfer_minus_scratch": None if gain is None else {"mean": gain.mean, "spread": gain.spread},
+            }
+        )
+    return rows
+
+
+def gains_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: one for each experiment, a last one averages the differences over experiments."""
+    experiments = by_experiment(results)
+    names = sorted({result.method for result in results}, key=list(METHODS).index)
+    header = ["task", "sentences", "score", *names, "transfer - scratch"]
+    rows, gains = [], []
+    for own in experiments:
+        scores = {cell.row: str(cell.score) for cell in cells(own)}
+        gain = difference(own)
+        gains += [] if gain is None else [gain.mean]
+        rows.append(
+            [
+                *(own[0].task, "all" if own[0].shots is None else str(own[0].shots), own[0].title),
+                *(scores.get(name, "-") for name in names),
+                "-" if gain is None else f"{gain.mean:+.1f} \u00b1 {gain.spread:.1f}",
+            ]
+        )
+    if len(gains) > 1:
+        rows.append(["mean", "", "", *("" for _ in names), f"{mean(gains):+.1f}"])
+    return header, rows
+
+
+def gains_console(results: Sequence[Result], *, title: str) -> Table:
+    """The same for a console."""
+    header, rows = gains_table(results)
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name in ("task", "score") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def to_csv(results: Sequence[Result]) -> str:
     """A line for each run, so that anybody can compute a table of their own."""
     out = StringIO()
-    names = list(Run.__dataclass_fields__)
+    names = list(Result.__dataclass_fields__)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    for run in runs:
-        values = [getattr(run, name) for name in names]
+    for it in results:
+        values = [getattr(it, name) for name in names]
         writer.writerow(["" if value is None else value for value in values])
     return out.getvalue()
 
 
-def figure(runs: Sequence[Run], *, title: str) -> bytes:
+def figure(results: Sequence[Result], *, title: str) -> bytes:
     """The scores as a PNG: a panel for each experiment, in it a dot for each seed, and mean and spread of each row."""
     from matplotlib.figure import Figure  # slow to import, and needed by comparisons alone
 
-    found = cells(runs)
+    found = cells(results)
     experiments, rows = (list(dict.fromkeys(getattr(cell, name) for cell in found)) for name in ("experiment", "row"))
     size = (2.4 + 2.6 * len(experiments), 1.3 + 0.3 * len(rows))
     drawing = Figure(figsize=size, layout="constrained")
@@ -148,7 +256,7 @@ def figure(runs: Sequence[Run], *, title: str) -> bytes:
         own = [cell for cell in found if cell.experiment == experiment]
         for cell in own:
             place = rows.index(cell.row)
-            points = [100 * run.score for run in runs if (run.row, run.experiment) == (cell.row, experiment)]
+            points = [100 * it.score for it in results if (it.row, it.experiment) == (cell.row, experiment)]
             panel.errorbar(cell.score.mean, place, xerr=cell.score.spread, fmt="|", markersize=11, color="#08519c")
             panel.plot(points, [place] * len(points), "o", color="#6baed6", markersize=4, zorder=1)
         panel.set_title(f"{experiment}\n{own[0].metric}", fontsize=9)
@@ -174,6 +282,7 @@ def _shown(cell: Cell | None) -> str:
     return str(cell.score) if cell.beside is None else f"{cell.score} ({cell.beside})"
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---") -> str:
+    """A table in Markdown, whose columns behind the first are aligned as told."""
+    lines = [header, ["---", *[align] * (len(header) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -4,10 +4,11 @@ Every comparison of methods is made of trials, so all methods have the same trai
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -15,11 +16,12 @@ from mpt.base.files import remove_folder, replace_durable, to_json
 from mpt.base.settings import OptimizerSettings
 from mpt.data.encoded import EncodedTask
 from mpt.data.manifest.reading import Manifest
-from mpt.data.splits import sample_sentences
+from mpt.data.splits import sample_indices
 from mpt.data.tasks import Task
+from mpt.data.windows import select
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.assembly import build_plan, cost_of, encode_tasks, execute, sharing
-from mpt.experiments.comparison import Result
+from mpt.experiments.execution import build_plan, cost_of, execute, sharing
+from mpt.experiments.inputs import Inputs
 from mpt.experiments.methods import METHODS
 from mpt.experiments.settings import TrialSettings
 from mpt.experiments.start import Start, new_scorer
@@ -53,7 +55,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What all trials of a call share."""
+    """What all trials of a row share.
+
+    Attributes:
+        start: Where its models start.
+        settings: Of the row.
+        manifest: Declares the tasks.
+        accelerator, engine, console: Of the call.
+        inputs: Tasks as word pieces, of all rows.
+    """
 
     start: Start
     settings: TrialSettings
@@ -61,7 +71,7 @@ class Session:
     accelerator: Accelerator
     engine: Engine
     console: Console
-    folder: Path
+    inputs: Inputs = field(default_factory=Inputs)
 
 
 def experiment_name(task: str, shots: int | None) -> str:
@@ -69,26 +79,28 @@ def experiment_name(task: str, shots: int | None) -> str:
     return task if shots is None else f"{task}-{shots}"
 
 
-def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
-    """Train one model that counts, score dev and, once, test, and leave a run folder."""
+def run_trial(session: Session, trial: Trial, folder: Path) -> dict[str, Any]:
+    """Train one model that counts, score dev and, once, test, and leave a run folder; returns what it says."""
     _fresh_folder(session.accelerator, folder)
     scorer, progress, encoded = train_trial(session, trial, folder)
     assert progress.best is not None
-    tested = session.settings.test and "test" in encoded.splits
+    task, test = trial.task, None
     with sharing(session.settings, session.accelerator, session.engine) as share:
         dev = evaluate_task(scorer, encoded, "dev", share=share)
-        test = evaluate_task(scorer, encoded, "test", share=share) if tested else None
-    result = Result(
-        task=trial.task.name,
-        shots=trial.shots,
-        method=trial.method,
-        seed=trial.seed,
-        metric=trial.task.metric,
-        dev=dev.primary,
-        test=None if test is None else test.primary,
-    )
+        if session.settings.test and "test" in task.splits:
+            encoded = session.inputs.of(task, scorer.backbone.word_pieces, "test")
+            test = evaluate_task(scorer, encoded, "test", share=share)
+    result = {
+        "task": task.name,
+        "shots": trial.shots,
+        "method": trial.method,
+        "seed": trial.seed,
+        "metric": task.metric,
+        "dev": dev.primary,
+        "test": None if test is None else test.primary,
+    }
     record: dict[str, Any] = {
-        "result": asdict(result),
+        "result": result,
         "best_step": progress.history[progress.best]["step"],
         "optimizer": trial.optimizer.model_dump(mode="json"),
         "trained_parameters": scorer.num_trained,
@@ -102,7 +114,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> Result:
             replace_durable(folder / RESULT_FILE, to_json(record))
     shown = "" if test is None else f", test {100 * test.primary:.1f}"
     session.console.print(f"{trial.title}: dev {100 * dev.primary:.1f}{shown}", highlight=False)
-    return result
+    return record
 
 
 def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Scorer, Progress, EncodedTask]:
@@ -129,10 +141,11 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Sc
             "training": session.settings.training.model_copy(update={"seed": trial.seed}),
         }
     )
+    encoded = session.inputs.of(task, start.backbone.word_pieces, "train", "dev")
     if trial.shots is not None:
-        train = tuple(sample_sentences(task.splits["train"], trial.shots, seed=trial.seed))
-        task = replace(task, splits={**task.splits, "train": train})
-    (encoded,), _ = encode_tasks([task], start.backbone)
+        chosen = sample_indices(task.splits["train"], trial.shots, seed=trial.seed)
+        train = select(encoded.splits["train"], np.array(chosen))
+        encoded = replace(encoded, splits={**encoded.splits, "train": train})
     scorer = new_scorer(start, encoded, method=method, seed=trial.seed, settings=settings)
     plan = build_plan([encoded], {task.name: 1.0}, settings, tasks_per_step=1, accelerator=session.accelerator)
     progress = execute(
@@ -146,6 +159,7 @@ def train_trial(session: Session, trial: Trial, folder: Path | None) -> tuple[Sc
         folder=folder,
         identity=_identity(session, trial, start, scorer, settings),
         title=trial.title if session.console.is_terminal else None,
+        resumable=False,
     )
     return scorer, progress, encoded
 

@@ -15,7 +15,7 @@ from mpt.training.ranks import together
 TUNING_FILE = "tuning.json"
 
 
-def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> OptimizerSettings:
+def tuned(session: Session, task: Task, shots: int | None, method: str, parent: Path) -> tuple[OptimizerSettings, int]:
     """The learning rates with the best dev score; the settings' own when there is nothing to choose.
 
     Args:
@@ -24,6 +24,9 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
         shots: Training sentences; None for all.
         method: Name of the method.
         parent: Folder of the method's runs, where the choice is written down and found again.
+
+    Returns:
+        The optimizer with them, and how many models were trained to choose them.
 
     Raises:
         TrainingError: Every pair of rates diverged.
@@ -34,7 +37,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
     grid = list(product(*tried))
     chosen = parent / TUNING_FILE
     if (done := written(session, chosen)) is not None:
-        return optimizer.model_copy(update=done["chosen"])
+        return optimizer.model_copy(update=done["chosen"]), len(done["trials"]) * len(tuning.seeds)
     short = _of_trials(session)
     trials: list[dict[str, float | None]] = []
     for values in grid if len(grid) > 1 else []:
@@ -55,7 +58,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
             highlight=False,
         )
     if not trials:
-        return optimizer
+        return optimizer, 0
     usable = [(one["dev"], one) for one in trials if one["dev"] is not None]
     if not usable:
         raise TrainingError(
@@ -68,7 +71,7 @@ def tuned(session: Session, task: Task, shots: int | None, method: str, parent: 
         if session.accelerator.is_main_process:
             parent.mkdir(parents=True, exist_ok=True)
             replace_durable(chosen, to_json({"chosen": rates, "trials": trials}))
-    return optimizer.model_copy(update=rates)
+    return optimizer.model_copy(update=rates), len(trials) * len(tuning.seeds)
 
 
 def _field(rate: RateName) -> str:

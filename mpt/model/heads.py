@@ -1,6 +1,6 @@
 """Per-task heads, in float32: a linear layer from hidden states to label scores, or the language model's own head."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -57,7 +57,7 @@ class VerbalizerHead(nn.Module):
 
     Args:
         labels: The task's labels, in score order.
-        transform: What the model does to a hidden state before it compares it with words.
+        transform: What the model does to a hidden state before it compares it with words; no part of this module.
         weight_CE: Output embedding of each label's word.
         bias_C: Bias of each label's word.
     """
@@ -68,7 +68,7 @@ class VerbalizerHead(nn.Module):
     def __init__(
         self,
         labels: tuple[str, ...],
-        transform: nn.Module,
+        transform: Callable[[Tensor], Tensor],
         weight_CE: Float[Tensor, "C E"],
         bias_C: Float[Tensor, " C"],
     ) -> None:

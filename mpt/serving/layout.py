@@ -1,15 +1,16 @@
 """How a file to be tagged is laid out: as the training data were, or as the user says."""
 
 from dataclasses import replace
-from typing import Literal, cast, get_args
+from typing import Any, cast
 
 from mpt.base.errors import ConfigError, did_you_mean
-from mpt.data.formats.questions import QaFormat, QaSource
+from mpt.data.formats.layouts import Layout
+from mpt.data.formats.sentences import SENTENCE_FORMATS
 from mpt.data.formats.source import Format, SourceFormat
-from mpt.serving.predictor import Predictor, Source
+from mpt.serving.predictor import Predictor
 
 # Predictions are not written as Parquet, and the columns of props are those of the training files.
-FORMATS = tuple(name for name in get_args(Format) if name not in ("parquet", "props"))
+FORMATS = tuple(name for name, form in SENTENCE_FORMATS.items() if form.write is not None and name != "props")
 
 
 def input_layout(
@@ -19,7 +20,7 @@ def input_layout(
     word_column: int = 0,
     tag_column: int | None = None,
     delimiter: str = "whitespace",
-) -> Source:
+) -> Layout:
     """The layout to read and write.
 
     Args:
@@ -32,45 +33,25 @@ def input_layout(
     Raises:
         ConfigError: No such format.
     """
-    source = predictor.source
-    if not isinstance(source, SourceFormat):
-        formats = predictor.spec.kind.formats
-        if name not in (None, *formats):
-            raise ConfigError(
-                f'--format "{name}": a task of family {predictor.spec.family} reads {", ".join(formats)}.'
-                f"{did_you_mean(name, formats)}"
-            )
-        if name is None:
-            return source
-        if isinstance(source, QaSource):
-            return replace(source, format=cast(QaFormat, name))
-        return replace(source, format=cast(Literal["csv", "jsonl", "text"], name))
-    if predictor.spec.kind.predicate:
-        return _with_predicates(source, name or source.format)
-    if name is None and source.format in FORMATS:
-        return source
-    name = name or source.format
-    if name not in FORMATS:
-        raise ConfigError(f'--format "{name}" is not one of {", ".join(FORMATS)}.{did_you_mean(name, FORMATS)}')
-    if name == "conll":
-        return SourceFormat(
-            format="conll",
-            scheme=predictor.spec.tag_scheme,
-            word_column=word_column,
-            tag_column=tag_column,
-            delimiter=delimiter,
+    source, spec = predictor.source, predictor.spec
+    if spec.kind.predicate:
+        known = dict.fromkeys((source.format, "jsonl"))
+        told = (
+            f": this task has predicates, which are read from {' or '.join(known)}. Leave --format out for the layout "
+            "of the training files"
         )
-    return SourceFormat(format=cast(Format, name), scheme=predictor.spec.tag_scheme)
-
-
-def _with_predicates(source: SourceFormat, name: str) -> SourceFormat:
-    """The layout of the training files or, where these have columns, JSON lines as well."""
-    if name == source.format:
+    elif spec.kind.unit == "words":
+        known, told = FORMATS, f" is not one of {', '.join(FORMATS)}."
+    else:
+        known = spec.kind.formats
+        told = f": a task of family {spec.family} reads {', '.join(known)}."
+    asked = name or source.format
+    if asked not in known:
+        raise ConfigError(f'--format "{asked}"{told}{"" if spec.kind.predicate else did_you_mean(asked, known)}')
+    if name is None or (spec.kind.predicate and name == source.format):
         return source
-    if name == "jsonl":
-        return SourceFormat(format="jsonl", scheme="iob2", predicate_field="predicate")
-    formats = dict.fromkeys((source.format, "jsonl"))
-    raise ConfigError(
-        f'--format "{name}": this task has predicates, which are read from {" or ".join(formats)}. Leave --format out '
-        "for the layout of the training files"
-    )
+    if spec.kind.unit != "words":
+        return replace(source, format=cast(Any, name))
+    columns = {"word_column": word_column, "tag_column": tag_column, "delimiter": delimiter} if name == "conll" else {}
+    predicate = "predicate" if spec.kind.predicate else None
+    return SourceFormat(format=cast(Format, name), scheme=spec.tag_scheme, predicate_field=predicate, **columns)

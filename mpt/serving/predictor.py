@@ -1,25 +1,16 @@
 """Tags for new text: from words to predictions, and from a file to the same file with predictions in it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+
+import numpy as np
 
 from mpt.base.errors import ConfigError
-from mpt.data.example import Example, sentence_asks
-from mpt.data.families.encoding import encode_examples
-from mpt.data.formats.questions import QaSource, read_questions, write_questions
-from mpt.data.formats.readers import read_sentences
-from mpt.data.formats.source import SourceFormat
-from mpt.data.formats.text_readers import TextSource, read_texts
-from mpt.data.formats.text_writers import write_answers
-from mpt.data.formats.writers import write_predictions
-from mpt.data.tasks import qa_source, source_format, text_source
-from mpt.evaluation.evaluator import predict_split
+from mpt.data.example import Example
+from mpt.data.families.of_task import family_of
+from mpt.data.formats.layouts import Layout, read_file, write_file
+from mpt.evaluation.scoring import Request, label_scores
 from mpt.serving.saved import SavedModel
-
-Source: TypeAlias = SourceFormat | TextSource | QaSource
-"""How a file to be predicted is laid out."""
 
 
 class Predictor:
@@ -39,7 +30,7 @@ class Predictor:
         self.task = saved.only_task() if task is None else task
         self.spec = saved.task_spec(self.task)
         if no_answer_above is not None:
-            if not self.spec.no_answer:
+            if self.spec.no_answer_limit is None:
                 raise ConfigError(
                     f'no_answer_above: every input of task "{self.task}" has an answer, so there is no limit to set. '
                     "Leave it out, or train with no_answer: true in the manifest"
@@ -47,50 +38,75 @@ class Predictor:
             self.spec = self.spec.model_copy(update={"no_answer_above": no_answer_above})
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Layout:
         """How the task's training files are laid out."""
-        if self.spec.kind.unit == "passage":
-            return qa_source(self.spec, labelled=False)
-        return source_format(self.spec) if self.spec.kind.unit == "words" else text_source(self.spec, labelled=False)
+        return self.spec.layout()
 
     def predict(self, examples: Sequence[Example]) -> tuple[list[list[str]], list[str]]:
-        """Predict one tag for every word.
+        """Predict one tag for every word; see `predict_together`."""
+        (found,) = predict_together([self], [examples])
+        return found
 
-        Returns:
-            The tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to be asked
-            about), and notices about long sentences and words that the
-            tokenizer knows nothing of.
-        """
-        scorer = self.saved.scorer
-        kind = self.spec.kind
-        asked = [example for example in examples if not kind.predicate or sentence_asks(example)]
-        split, notices = encode_examples(asked, self.spec, scorer.backbone.word_pieces, None)
-        predicted = predict_split(scorer, self.task, split, family=kind)
-        if len(asked) == len(examples):
-            return predicted, notices
-        found = iter(predicted)
-        return [next(found) if sentence_asks(example) else ["O"] * len(example.words) for example in examples], notices
+    def predict_file(self, path_in: Path, source: Layout, path_out: Path) -> tuple[int, list[str]]:
+        """Write a file's predictions; see `predict_files`."""
+        (count,), notices = predict_files([self], path_in, [source], [path_out])
+        return count, notices
 
-    def predict_file(self, path_in: Path, source: Source, path_out: Path) -> tuple[int, list[str]]:
-        """Write a file's predictions in the file's own form; see `mpt.data.formats.writers.write_predictions`.
 
-        Returns:
-            The number of sentences (of predicates, where tags are about one), and notices.
+def predict_together(
+    predictors: Sequence[Predictor], examples: Sequence[Sequence[Example]]
+) -> list[tuple[list[list[str]], list[str]]]:
+    """Predict for several tasks, whose models are in one bank, in one pass over their texts.
 
-        Raises:
-            DataError: The file is not laid out as `source` says, or the output cannot be written.
-        """
-        if isinstance(source, QaSource):
-            questions, said = read_questions(path_in, source)
-            answers, notices = self.predict(questions)
-            write_questions(path_in, source, questions, [answer for (answer,) in answers], path_out)
-            return len(questions), said + notices
-        if isinstance(source, TextSource):
-            texts = read_texts(path_in, source)
-            answers, notices = self.predict(texts)
-            write_answers(path_in, source, texts, [answer for (answer,) in answers], path_out)
-            return len(texts), notices
-        sentences = read_sentences(path_in, source.without_tags())
-        tags, notices = self.predict(sentences)
-        write_predictions(path_in, replace(source, scheme=self.spec.tag_scheme), sentences, tags, path_out)
-        return len(sentences), notices
+    Args:
+        predictors: Of the tasks.
+        examples: Of each task.
+
+    Returns:
+        For each task the tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to
+        be asked about), and notices about long sentences and words that the tokenizer knows nothing of.
+    """
+    scorer = predictors[0].saved.scorer
+    families = [family_of(it.spec) for it in predictors]
+    asked = [[one for one in own if it.spec.kind.asks(one)] for it, own in zip(predictors, examples, strict=True)]
+    encoded = [
+        family.encode(own, scorer.backbone.word_pieces, None) for family, own in zip(families, asked, strict=True)
+    ]
+    requests = [
+        Request(slot=it.saved.slot, tasks=(it.task,), split=split, examples=np.arange(len(split.places)))
+        for it, (split, _) in zip(predictors, encoded, strict=True)
+    ]
+    predictions = []
+    for number, (scores,) in enumerate(label_scores(scorer, requests)):
+        it, (split, notices) = predictors[number], encoded[number]
+        labels = it.saved.head(it.task).labels
+        found = iter(families[number].decode(scores, split, requests[number].examples, labels))
+        asks = it.spec.kind.asks
+        tags = [next(found) if asks(one) else ["O"] * len(one.words) for one in examples[number]]
+        predictions.append((tags, notices))
+    return predictions
+
+
+def predict_files(
+    predictors: Sequence[Predictor], path_in: Path, layouts: Sequence[Layout], paths_out: Sequence[Path]
+) -> tuple[list[int], list[str]]:
+    """Write a file's predictions in the file's own form, a file for each task; see `mpt.data.formats.layouts`.
+
+    Args:
+        predictors: Of the tasks.
+        path_in: What to predict for.
+        layouts: How the file is laid out, for each task.
+        paths_out: Where each task's predictions go.
+
+    Returns:
+        The number of sentences (of predicates, where tags are about one) for each task, and notices.
+
+    Raises:
+        DataError: The file is not laid out as said, or an output cannot be written.
+    """
+    read = [read_file(path_in, layout.without_gold()) for layout in layouts]
+    predicted = predict_together(predictors, [examples for examples, _ in read])
+    for layout, (examples, _), (tags, _), path_out in zip(layouts, read, predicted, paths_out, strict=True):
+        write_file(path_in, layout, examples, tags, path_out)
+    notices = [notice for _, said in (*read, *predicted) for notice in said]
+    return [len(examples) for examples, _ in read], list(dict.fromkeys(notices))

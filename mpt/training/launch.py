@@ -5,7 +5,6 @@ import os
 import platform
 import socket
 import sys
-import timeit
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,18 +12,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from torch.nn import functional
 
 from mpt.base.errors import ConfigError, LaunchError
-from mpt.base.settings import StageSettings
+from mpt.base.settings import BackboneSettings, StageSettings
+from mpt.model.backbone.precision import multiplies_bfloat16
 from mpt.training.engines import Engine, join_launch
 from mpt.training.ranks import exchange
 from mpt.training.workers import Workers, workers_for
 
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "mpt-prompts")
-SLOW = 3.0
-"""Times float32's that bfloat16 may take, unremarked; measured are 0.4 with instructions for it, 6 and more without."""
 
 
 def build_accelerator(folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
@@ -107,27 +104,24 @@ def settle(accelerator: Accelerator, dtype: str) -> list[str]:
     return claim_cores(accelerator) + slow_type(accelerator.device, dtype)
 
 
-def bfloat16_slowdown(device: torch.device) -> float:
-    """How many times as long as float32 a processor takes for a matrix product in bfloat16, measured; 1 on a GPU.
-
-    Below 1 where it has instructions for bfloat16 (AVX512-BF16, AMX); 5 to 40 where that is emulated (AVX2).
-    """
-    if device.type != "cpu":
-        return 1.0
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        states, weight = torch.ones(128, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
-        seconds[dtype] = min(timeit.repeat(lambda a=states, b=weight: functional.linear(a, b), number=1, repeat=5))
-    return seconds[torch.bfloat16] / seconds[torch.float32]
+def with_dtype(accelerator: Accelerator, settings: BackboneSettings) -> tuple[BackboneSettings, list[str]]:
+    """The settings with the type in which all ranks hold the backbone, and a notice where "auto" would differ."""
+    if settings.dtype != "auto":
+        return settings, []
+    native = exchange(accelerator, multiplies_bfloat16(accelerator.device))
+    slow = [str(rank) for rank, multiplies in enumerate(native) if not multiplies]
+    mixed = f"backbone.dtype: auto is float32 on all ranks, since bfloat16 is only emulated on ranks {', '.join(slow)}"
+    dtype = "float32" if slow else "bfloat16"
+    return settings.model_copy(update={"dtype": dtype}), [mixed] if slow and any(native) else []
 
 
 def slow_type(device: torch.device, dtype: str) -> list[str]:
     """A notice where a backbone computes in bfloat16 and the processor only emulates it."""
-    if dtype != "bfloat16" or (slowdown := bfloat16_slowdown(device)) < SLOW:
+    if dtype != "bfloat16" or multiplies_bfloat16(device):
         return []
     return [
-        f"this processor takes {slowdown:.0f} times as long in bfloat16 as in float32. Pretrain or compare with --set "
-        "backbone.dtype=float32 here; a prompt is transferred in the type that it was pretrained in"
+        "this processor takes many times as long in bfloat16, which it only emulates, as in float32. Leave "
+        "backbone.dtype at auto, or use --set backbone.dtype=float32"
     ]
 
 
@@ -141,8 +135,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def describe_launch(accelerator: Accelerator, engine: Engine, micro_batches: int) -> str:
-    """Engine, ranks, backend, and what each of them holds: one line, the same on every rank."""
+def describe_launch(accelerator: Accelerator, engine: Engine, micro_batches: int, dtype: str) -> str:
+    """Engine, ranks, backend, what each of them holds, in which type: one line, the same on every rank."""
     where = [str(accelerator.device), torch.get_num_threads(), socket.gethostname()]
     devices, threads, hosts = zip(*exchange(accelerator, where), strict=True)
     count = accelerator.num_processes
@@ -151,11 +145,11 @@ def describe_launch(accelerator: Accelerator, engine: Engine, micro_batches: int
     on_cpu = accelerator.device.type == "cpu"
     device = accelerator.device.type + (f", {max(threads)} thread{'s' * (max(threads) > 1)}" if on_cpu else "")
     if count == 1:
-        return f"launch: one process on {device}; it computes {each}"
+        return f"launch: one process on {device}, backbone in {dtype}; it computes {each}"
     machines = len(set(hosts))
     holds = "the whole model" if engine.sharding is None else f"1/{count} of the backbone"
     return (
         f"launch: {count} processes on {machines} machine{'s' * (machines > 1)}, {engine.name} over "
-        f"{torch.distributed.get_backend()}; each ({device}) holds {holds} and computes {each}"
+        f"{torch.distributed.get_backend()}; each ({device}) holds {holds} in {dtype} and computes {each}"
         + ("" if on_cpu else f" ({', '.join(devices)})")
     )

@@ -93,6 +93,7 @@ class Run:
         identity: What its checkpoints belong to.
         engine: How the ranks work together.
         stop: Whether somebody asked this rank to stop.
+        resumable: Whether its checkpoints hold what going on needs, the optimizer's moments.
     """
 
     scorer: Scorer
@@ -107,6 +108,7 @@ class Run:
     workers: Workers = field(default_factory=Workers)
     engine: Engine = field(default_factory=Engine)
     stop: StopRequest = field(default_factory=StopRequest)
+    resumable: bool = True
 
 
 def train(run: Run, checkpoint: Checkpoint | None = None) -> Progress:
@@ -245,7 +247,7 @@ def _save(run: Run, optimizer: Optimizer, progress: Progress, *, unscored: bool)
     """Publish a checkpoint from rank 0, where the run has a folder; all ranks go on when it is there, or fail."""
     if run.folder is None:
         return
-    moments = optimizer.tensors()  # ranks may have to send theirs
+    moments = optimizer.tensors() if run.resumable else {}  # ranks may have to send theirs
     with together(run.accelerator):
         folder = run.folder / "checkpoints"
         again = unscored and (folder / folder_name(progress.step, unscored=True)).exists()  # resumed, stopped again

@@ -6,7 +6,7 @@ Metric names are paths: `train/loss`, `train/TASK/loss`, `dev/TASK/span_f1`, `op
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -114,3 +114,9 @@ def _drop_after(path: Path, step: int) -> None:
         if record["step"] <= step:
             kept.append(line)
     replace_durable(path, "".join(line + "\n" for line in kept).encode())
+
+
+def tell(console: Console, notices: Sequence[str]) -> None:
+    """Print notices as they are, one a line."""
+    for notice in notices:
+        console.print(f"note: {notice}", highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from common.backbones import HEADS, HIDDEN, LAYERS, tiny_backbone
+from common.backbones import HEADS, HIDDEN, LAYERS, prefix_tuning, tiny_backbone
 
 from job import Job, measure
 from mpt.data.example import Sentence
@@ -70,6 +70,7 @@ def forward(model, batch):
     return model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS.long()).logits
 
 
+@prefix_tuning
 def test_the_prefix_of_every_layer_and_the_head_are_trained_and_nothing_else(model, batch):
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trained.values()) == LENGTH * LAYERS * 2 * HIDDEN + len(LABELS) * (HIDDEN + 1)
@@ -79,6 +80,7 @@ def test_the_prefix_of_every_layer_and_the_head_are_trained_and_nothing_else(mod
     assert bool((prefix.view(LENGTH, LAYERS * 2, HIDDEN).abs().sum((0, 2)) > 0).all())
 
 
+@prefix_tuning
 def test_a_prefix_computes_what_a_deep_prompt_of_the_same_values_does(model, folder, batch):
     backbone = load_backbone(str(folder), dtype="float32", prompt_length=LENGTH, shifted=True)
     size = HIDDEN // HEADS
@@ -147,7 +149,10 @@ def test_arms_differ_in_what_they_are_named_after(arm, bf16, sampling, tmp_path)
     assert (arguments.per_device_train_batch_size, arguments.learning_rate) == (8, 0.01)
 
 
-@pytest.mark.parametrize(("arm", "own"), [("peft_bf16_grouped", "mpt"), ("peft_lora_fp32", "mpt_low_rank")])
+@pytest.mark.parametrize(
+    ("arm", "own"),
+    [pytest.param("peft_bf16_grouped", "mpt", marks=prefix_tuning), ("peft_lora_fp32", "mpt_low_rank")],
+)
 def test_every_arm_trains_the_same_pieces_and_as_many_values(folder, tmp_path, monkeypatch, arm, own):
     monkeypatch.setenv("MPT_DATA", str(tmp_path))
     job = job_of(arm, folder)

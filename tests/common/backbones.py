@@ -1,7 +1,9 @@
 """Tiny random backbones in the form in which real ones come: a folder with config, safetensors and tokenizer."""
 
+from inspect import signature
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -10,6 +12,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     BertConfig,
+    BertModel,
     BertTokenizer,
     DebertaConfig,
     DebertaV2Config,
@@ -31,6 +34,9 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from mpt.base.errors import BackboneError
+from mpt.model.backbone.backbone import load_backbone
+
 ENCODERS = (
     *("bert", "roberta", "xlm-roberta", "electra", "albert", "distilbert", "modernbert"),
     *("deberta", "deberta-v2", "deberta-v3"),
@@ -39,6 +45,12 @@ DECODERS = ("glm", "llama", "mistral", "qwen2", "qwen3", "gpt2")
 KINDS = ENCODERS + DECODERS
 
 LAYERS, HEADS, HIDDEN, POSITIONS = 3, 4, 32, 64
+
+prefix_tuning = pytest.mark.skipif(
+    "past_key_values" not in signature(BertModel.forward).parameters,
+    reason="transformers from 5.24 on calls past_key_values cache; PEFT 0.21's prefix tuning looks for the old name",
+)
+"""Of tests that run PEFT's prefix tuning."""
 
 WORDS = ("the", "low", "new", "river", "in", "is", "not", "a", "doctor", "saw")
 ENDINGS = ("er", "est", "s", "ing")
@@ -86,6 +98,14 @@ def tiny_model(folder: Path, family: str, **config: object) -> Path:
     sizes |= {"intermediate_size": 2 * HIDDEN, "max_position_embeddings": POSITIONS, "pad_token_id": 0}
     AutoModel.from_config(AutoConfig.for_model(family, **(sizes | config))).save_pretrained(folder)
     return folder
+
+
+def refused(reference, match: str, **options) -> str:
+    """The message with which loading a backbone is refused, which names it."""
+    with pytest.raises(BackboneError, match=match) as caught:
+        load_backbone(str(reference), **options)
+    assert str(reference) in str(caught.value)
+    return str(caught.value)
 
 
 def _config(kind: str, vocab_size: int, changes: dict[str, object]) -> PreTrainedConfig:

@@ -160,6 +160,21 @@ def write_adapter(labels=None, **changes):
         Path("adapter/config.json").write_text(json.dumps({"id2label": dict(enumerate(labels))}))
 
 
+def write_lora(layer="encoder.layer.0.attention.self.query", **changes):
+    """LoRA as PEFT saves it, of one layer and a head with three rows over `backbone/`."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = {"peft_type": "LORA", "task_type": "TOKEN_CLS", "base_model_name_or_path": "backbone"}
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text(json.dumps(config | {"r": 4, "lora_alpha": 8} | changes))
+    tensors = {"classifier.weight": torch.zeros(3, 32), "classifier.bias": torch.zeros(3)}
+    tensors |= {f"bert.{layer}.lora_{side}.weight": torch.ones(s) for side, s in (("A", (4, 32)), ("B", (32, 4)))}
+    named = {f"base_model.model.{name}": value for name, value in tensors.items()}
+    save_file(named, "adapter/adapter_model.safetensors")
+    Path("adapter/config.json").write_text(json.dumps({"id2label": dict(enumerate(("O", "B-PER", "I-PER")))}))
+
+
 CASES = (
     Case(
         topic="Command line",
@@ -723,9 +738,23 @@ CASES = (
     Case(
         topic="PEFT",
         what="An adapter of another method",
-        change=lambda: write_adapter(peft_type="LORA", task_type="SEQ_CLS"),
+        change=lambda: write_adapter(peft_type="IA3", task_type="SEQ_CLS"),
         command=IMPORT,
-        parts=("peft_type: expected PREFIX_TUNING, got LORA", "task_type: expected TOKEN_CLS, got SEQ_CLS"),
+        parts=("peft_type: expected PREFIX_TUNING or LORA, got IA3", "task_type: expected TOKEN_CLS, got SEQ_CLS"),
+    ),
+    Case(
+        topic="PEFT",
+        what="LoRA with what mpt does not have",
+        change=lambda: write_lora(use_dora=True, bias="all"),
+        command=IMPORT,
+        parts=("use_dora: expected false, got True", "bias: expected none, got all", "merge_and_unload"),
+    ),
+    Case(
+        topic="PEFT",
+        what="LoRA of a layer that the backbone does not have",
+        change=lambda: write_lora("encoder.layer.7.attention.self.query"),
+        command=IMPORT,
+        parts=("linear layer encoder.layer.7.attention.self.query: the adapter has 32 to 32, backbone", "--backbone"),
     ),
     Case(
         topic="PEFT",
@@ -754,6 +783,18 @@ CASES = (
         change=lambda: (write_adapter(labels=("O", "B-PER", "I-PER")), write_bert(Path("wide"), hidden_size=64)),
         command=(*IMPORT, "--backbone", "wide"),
         parts=("values of a virtual token: the adapter has 128, backbone", "256", "--backbone"),
+    ),
+    Case(
+        topic="Merged backbones",
+        what="A prompt that weights cannot express",
+        command=(*EXPORT[:3], "--format", "backbone"),
+        parts=("a task state of prompt cannot be merged into weights", "expected low_rank or weights alone"),
+    ),
+    Case(
+        topic="Merged backbones",
+        what="A task for a backbone",
+        command=(*EXPORT, "--format", "backbone"),
+        parts=("--task people: a backbone has no head", "Leave --task out"),
     ),
 )
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from mpt.base.errors import BackboneError
-from mpt.data.order.batch import Batch
+from mpt.data.order.batch import Batch, RowGroup
 from mpt.model.backbone.backbone import load_backbone
-from mpt.model.scorer import Tagger
-from mpt.model.state.bank import PromptBank, PromptShape
+from mpt.model.scorer import Scorer
+from mpt.model.state.bank import TaskState
+from mpt.model.state.prompt import Prompt, PromptShape
 from mpt.training.engines import find_engine, join_launch
 
 
@@ -26,10 +27,10 @@ def train(folder, accelerator, engine):
     shape = PromptShape(
         num_layers=layers, layers=tuple(range(layers)), num_heads=backbone.num_key_value_heads, length=2, head_dim=16
     )
-    tagger = Tagger(backbone, PromptBank([torch.randn(shape.tensor_shape)], [shape]), {})
-    pieces = torch.arange(1, 9).view(1, -1)
-    batch = Batch(input_ids_BS=pieces, attention_mask_BS=None, words_M=torch.arange(8), labels_M=None)
-    (gradient,) = torch.autograd.grad(tagger.word_states(batch).square().sum(), list(tagger.bank.parameters()))
+    scorer = Scorer(backbone, TaskState([Prompt(torch.randn(shape.tensor_shape), shape)]), {})
+    pieces, rows = torch.arange(1, 9).view(1, -1), (RowGroup(slot=0, tasks=("t",), rows=1, words=8),)
+    batch = Batch(input_ids_BS=pieces, attention_mask_BS=None, words_M=torch.arange(8), labels_M=None, rows=rows)
+    (gradient,) = torch.autograd.grad(scorer.word_states(batch).square().sum(), list(scorer.bank.parameters()))
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all()), "every layer's prompt has a gradient"
     return backbone
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mpt.base.errors import DataError, ManifestError
 from mpt.data.cache import read_tasks, text_cache
+from mpt.data.encoded import OPEN, ShardSize
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.order.plan import Plan, StreamOrder, StreamSize
-from mpt.data.shards import OPEN, ShardSize
 
 SHARDS = 5
 

@@ -8,7 +8,7 @@ import pytest
 from mpt.base.errors import DataError, ManifestError, MptError
 from mpt.data.manifest.files import find_files
 from mpt.data.manifest.reading import Manifest, load_manifest
-from mpt.data.tasks import load_task, load_tasks, source_format
+from mpt.data.tasks import load_task, load_tasks
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("MPT_DATA") or REPO / "../shared/data").resolve()
@@ -262,12 +262,14 @@ def test_tasks_come_in_the_manifests_order_with_all_problems_at_once(make):
 
 def test_the_source_format_holds_what_the_manifest_says(make):
     fields = {"delimiter": "tab", "comment_prefix": '"# "', "docstart": "X", "encoding": "latin-1", "repair": "begin"}
-    source = source_format(make(**fields).tasks["t"])
+    source = make(**fields).tasks["t"].layout()
     assert (source.format, source.scheme, source.word_column, source.tag_column) == ("conll", "iob2", 0, 1)
     assert (source.delimiter, source.comment_prefix, source.docstart) == ("tab", "# ", "X")
     assert (source.encoding, source.repair) == ("latin-1", "begin")
-    spec = make(format="jsonl", columns="", fields="{tokens: words, spans: ents}").tasks["t"]
-    assert (source_format(spec).words_field, source_format(spec).spans_field) == ("words", "ents")
+    spec = make(format="jsonl", columns="", fields="{tokens: words}").tasks["t"]
+    assert (spec.layout().words_field, spec.layout().tags_field) == ("words", "tags")
+    spec = make(format="jsonl_spans", columns="", scheme="", fields="{spans: ents}").tasks["t"]
+    assert (spec.layout().text_field, spec.layout().spans_field) == ("text", "ents")
 
 
 # Real data
@@ -373,7 +375,7 @@ def test_predicates_of_one_sentence_do_not_repeat_it(make):
 @pytest.mark.parametrize("mark", ["suffix", "segment"])
 def test_layout_and_mark_reach_the_reader(make, mark):
     spec = make({"train": PROPS, "dev": PROPS}, **SRL, predicate=mark).tasks["t"]
-    source = source_format(spec)
+    source = spec.layout()
     assert (source.predicate_column, source.argument_column, source.trailing_columns) == (1, 2, 0)
     assert spec.predicate == mark and spec.metric == "srl_f1"
 

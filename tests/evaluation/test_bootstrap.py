@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mpt.base.errors import MptError
+from mpt.data.families.metrics import score, sentence_counts
 from mpt.evaluation import bootstrap
-from mpt.evaluation.bootstrap import paired_bootstrap, sentence_counts
-from mpt.evaluation.metrics import score
+from mpt.evaluation.bootstrap import paired_bootstrap
 
 GOLD = [["B-PER", "I-PER", "O"], ["O", "B-LOC"], ["O"]]
 PREDICTED = [["B-PER", "I-PER", "O"], ["B-LOC", "O"], ["B-PER"]]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from common.runs import make_parts
 
+from mpt.data.encoded import encode_task
 from mpt.data.example import Sentence
-from mpt.data.families.encoding import encode_task
-from mpt.data.families.family import FAMILIES
+from mpt.data.families.decode import decode_many
+from mpt.data.families.metrics import score
+from mpt.data.families.of_task import family_of
 from mpt.data.families.tokenization import encode
 from mpt.data.order.batch import collate
 from mpt.evaluation import evaluator
-from mpt.evaluation.decode import decode_many
 from mpt.evaluation.evaluator import batch_tokens, evaluate_task, evaluate_tasks, predict_split, word_scores
-from mpt.evaluation.metrics import score
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.scorer import Tagger
 
@@ -124,21 +124,22 @@ def test_a_batch_has_the_size_of_the_device(device, tokens):
 def test_the_size_of_a_batch_changes_no_tag(parts, tokens, monkeypatch):
     encoded = long_task(parts)
     monkeypatch.setattr(evaluator, "CPU_TOKENS", tokens)
-    tags = predict_split(parts.tagger, "places", encoded.splits["dev"], family=FAMILIES["ner"])
+    tags = predict_split(parts.tagger, "places", encoded.splits["dev"], family=family_of(parts.loaded[1].spec))
     monkeypatch.undo()
-    assert tags == predict_split(parts.tagger, "places", encoded.splits["dev"], family=FAMILIES["ner"])
+    assert tags == predict_split(parts.tagger, "places", encoded.splits["dev"], family=family_of(parts.loaded[1].spec))
 
 
 def test_some_sentences_in_any_order(parts):
     split = parts.tasks[1].splits["dev"]
-    whole = predict_split(parts.tagger, "places", split, family=FAMILIES["ner"])
-    some = predict_split(parts.tagger, "places", split, family=FAMILIES["ner"], examples=np.array([5, 0, 17]))
+    family = family_of(parts.loaded[1].spec)
+    whole = predict_split(parts.tagger, "places", split, family=family)
+    some = predict_split(parts.tagger, "places", split, family=family, examples=np.array([5, 0, 17]))
     assert some == [whole[5], whole[0], whole[17]]
 
 
 def test_nothing_to_tag_gives_nothing(parts):
     split, _ = encode([], parts.tagger.backbone.word_pieces, None)
-    assert predict_split(parts.tagger, "places", split, family=FAMILIES["ner"]) == []
+    assert predict_split(parts.tagger, "places", split, family=family_of(parts.loaded[1].spec)) == []
 
 
 def test_a_score_is_gold_against_decoded_tags(parts):
@@ -152,7 +153,7 @@ def test_a_score_is_gold_against_decoded_tags(parts):
 
 def test_words_with_a_tag_each_are_scored_by_accuracy(parts):
     encoded = parts.tasks[2]
-    tags = predict_split(parts.tagger, "words", encoded.splits["dev"], family=FAMILIES["pos"])
+    tags = predict_split(parts.tagger, "words", encoded.splits["dev"], family=family_of(parts.loaded[2].spec))
     gold = [sentence.tags for sentence in parts.loaded[2].splits["dev"]]
     right = sum(g == t for one, other in zip(gold, tags, strict=True) for g, t in zip(one, other, strict=True))
     found = evaluate_task(parts.tagger, encoded, "dev")

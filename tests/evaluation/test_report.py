@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mpt.evaluation.metrics import score
+from mpt.data.families.metrics import score
 from mpt.evaluation.report import Report, TaskReport, print_report
 
 LABELS = ("O", "B-PER", "I-PER", "B-creative-work", "I-creative-work")

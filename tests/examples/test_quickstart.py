@@ -13,13 +13,11 @@ def test_it_goes_from_data_to_a_comparison(world, tmp_path, monkeypatch):
     settings = []
 
     def small(**values):
-        assert values["backbone"].dtype == "float32"
         values["backbone"] = BackboneSettings(reference=str(world.backbone), dtype="float32")
         values["training"] = values["training"].model_copy(update={"steps": 12})
         settings.append(stage_settings(**values))
         return settings[-1]
 
-    monkeypatch.setattr(stage, "bfloat16_slowdown", lambda device: 8.2)
     stage_settings = stage.PretrainSettings
     monkeypatch.setattr(stage, "PretrainSettings", small)
     real = stage.TransferSettings

@@ -1,13 +1,18 @@
 import json
+import shutil
 
 import pytest
 from common.ranks import run_ranks
-from common.runs import files_of, quiet
+from common.runs import files_of, quiet, write_bert
+from rich.console import Console
 
-from mpt.base.errors import ConfigError
-from mpt.experiments import compare as stage
+from mpt.base.errors import CheckpointError, ConfigError
+from mpt.experiments import compare as module
+from mpt.experiments import comparison as stage
 from mpt.experiments.compare import compare
 from mpt.experiments.settings import load_compare_settings
+from mpt.training import launch
+from mpt.training.checkpoint import find_checkpoint, load_checkpoint
 
 CONFIG = {
     "title": "A comparison",
@@ -26,6 +31,7 @@ CONFIG = {
         "MPT-2": {"method": "transfer"},
     },
 }
+NO_TUNING = {"prompt_learning_rates": [], "head_learning_rates": []}
 PRETRAIN = {
     "manifest": "data/mixture.yaml",
     "prompt": {"length": 4},
@@ -104,6 +110,20 @@ def test_a_comparison_that_was_cut_off_goes_on(write, tmp_path, monkeypatch):
     assert whole == out
 
 
+def test_a_pretrained_prompt_is_opened_in_the_type_of_the_comparison(write, world, tmp_path, monkeypatch):
+    """Which is the processor's, where nothing is said; the prompt was trained in float32."""
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    console = Console(record=True, width=400)
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(
+        backbone={"reference": str(world.backbone)}, rows=rows, seeds=[0], tuning={"prompt_learning_rates": []}
+    )
+    compare(settings, tmp_path / "out", resume="never", console=console)
+    said = console.export_text()
+    assert "note: " in said and "trained in float32, opened in bfloat16: scores may differ slightly" in said
+    assert "dtype: bfloat16" in (tmp_path / "out" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -117,15 +137,78 @@ def test_a_comparison_that_was_cut_off_goes_on(write, tmp_path, monkeypatch):
         ),
         ({"rows": {}}, "rows"),
         ({"rows": {"a b": {"method": "scratch"}, "a-b": {"method": "head"}}}, "rows.a b: the name of its folder"),
+        (
+            {"rows": {"a": {"method": "transfer", "start": "fresh"}}},
+            "rows.a.start: method transfer is a pre",
+        ),
+        (
+            {"rows": {"a": {"method": "head", "pretrain": "pretrain.yaml"}}},
+            "rows.a.pretrain: the row starts fresh",
+        ),
+        ({"rows": {"a": {"method": "transfer"}}, "head": "from:place"}, 'head from:place: .* Did you mean "places"'),
         ({"pretrain": None}, "rows.MPT-2: method transfer starts from a pretrained prompt. Give pretrain"),
         ({"shots": [1000]}, 'task "firms": 1000 shots asked for, train has 60 sentences. Ask for fewer'),
         ({"backbone": {"reference": "nowhere"}}, "backbone: .*pretrained with other settings of the backbone"),
     ],
 )
 def test_what_cannot_be_compared_is_told_before_anything_is_trained(write, tmp_path, changes, told):
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises((ConfigError, CheckpointError), match=told):
         compare(write(**changes), tmp_path / "out", resume="never", console=quiet())
     assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def counted(monkeypatch):
+    """Folders that are pretrained into."""
+    places, real = [], module.pretrain
+
+    def spy(settings, folder, **more):
+        places.append(folder.name)
+        return real(settings, folder, **more)
+
+    monkeypatch.setattr(module, "pretrain", spy)
+    return places
+
+
+def test_rows_start_from_states_of_their_own_each_pretrained_once(write, world, tmp_path, monkeypatch):
+    other = {**PRETRAIN, "training": {**PRETRAIN["training"], "seed": 5}, "prompt": {"length": 3}}
+    backbone = {"reference": str(world.backbone), "dtype": "float32"}
+    (tmp_path / "other.yaml").write_text(json.dumps({**other, "backbone": backbone}))
+    rows = {
+        "shared": {"method": "transfer"},
+        "its own": {"method": "transfer", "start": "pretrained", "pretrain": "other.yaml"},
+        "its own again": {"method": "transfer", "pretrain": "other.yaml", "set": {"head": "fresh"}},
+        "a run": {"method": "transfer", "pretrain": str(world.run)},
+        "fresh": {"method": "scratch", "start": "fresh"},
+    }
+    places = counted(monkeypatch)
+    results = compare(write(rows=rows, seeds=[0], tuning=NO_TUNING), tmp_path / "out", resume="never", console=quiet())
+    assert places == ["pretrained", "pretrained-its-own"]
+    assert [result.row for result in results] == list(rows)
+    origins, lengths = {}, {}
+    for name in rows:
+        checkpoint = load_checkpoint(
+            find_checkpoint(tmp_path / "out/runs/firms-20" / stage.folder_name(name) / "seed-0")
+        )
+        origin = checkpoint.identity["init_from"]
+        origins[name], lengths[name] = origin and origin["step"], checkpoint.identity["prompt"]["length"]
+    assert origins == {"shared": 4, "its own": 4, "its own again": 4, "a run": 12, "fresh": None}
+    assert lengths == {"shared": 4, "its own": 3, "its own again": 3, "a run": 4, "fresh": 4}
+    compare(write(rows=rows, seeds=[0], tuning=NO_TUNING), tmp_path / "out", resume="must", console=quiet())
+
+
+def test_all_rows_are_over_one_backbone_or_nothing_is_trained(write, world, tmp_path, monkeypatch):
+    moved = {"reference": str(shutil.copytree(world.backbone, tmp_path / "moved")), "dtype": "float32"}
+    rows = {"a run": {"method": "transfer", "pretrain": str(world.run)}}
+    same = write(rows=rows, seeds=[0], tuning=NO_TUNING, backbone=moved | {"gradient_checkpointing": True})
+    compare(same, tmp_path / "same", resume="never", console=quiet())
+    places = counted(monkeypatch)
+    other = {"reference": str(write_bert(tmp_path / "other", seed=1)), "dtype": "bfloat16"}
+    with pytest.raises(ConfigError) as caught:
+        compare(write(rows=rows | CONFIG["rows"], backbone=other), tmp_path / "out", resume="never", console=quiet())
+    run, config = caught.value.problems if "run" in caught.value.problems[0] else reversed(caught.value.problems)
+    assert "dtype: there 'float32', here 'bfloat16'; weights_sha256: there '" in run
+    assert "pretrain.yaml was pretrained with other settings" in config and "reference: there '" in config
+    assert places == [] and not (tmp_path / "out").exists()
 
 
 def on_ranks(rank, path, folder):

@@ -250,7 +250,7 @@ EARLY = {
     "before joining": ("mpt.experiments.pretrain.build_accelerator", "before"),
     "reading data": ("mpt.experiments.pretrain.open_tasks", "before"),
     "comparing": ("mpt.experiments.pretrain.require_alike", "before"),
-    "making the folder": ("mpt.experiments.assembly.published_folder", "before"),
+    "making the folder": ("mpt.experiments.run_folder.published_folder", "before"),
     "the folder made": ("mpt.experiments.pretrain.open_run_folder", "after"),
     "scoring at the end": ("mpt.experiments.pretrain._write_results", "before"),
 }

@@ -10,15 +10,15 @@ from common.runs import manifest as tags_manifest
 from common.runs import quiet, run_pretrain, write_bert
 
 from mpt.base.errors import ConfigError
+from mpt.data.families.metrics import score
 from mpt.data.formats.props import read_props
 from mpt.data.formats.source import Problems
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
 from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.evaluation.metrics import score
-from mpt.experiments.assembly import encode_tasks
 from mpt.experiments.evaluate import evaluate
+from mpt.experiments.inputs import encode_tasks
 from mpt.experiments.transfer import transfer
 from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor

@@ -1,9 +1,11 @@
 """Adapters of PEFT as checkpoints: round trips, and what PEFT itself has made where it is installed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from common.backbones import prefix_tuning
 from common.prompts import random_batch
 from common.runs import quiet, run_pretrain, run_transfer, write_bert
 from safetensors.torch import load_file, save_file
@@ -47,7 +49,7 @@ def imported(world, adapter, out, *, task="places", labels=(), reference=None, r
 
 def scores_of(saved, batch, task="places"):
     with torch.no_grad():
-        return saved.tagger(task, batch)
+        return torch.cat(saved.scorer(replace(batch, rows=(replace(batch.rows[0], tasks=(task,)),))))
 
 
 def reordered(adapter, order):
@@ -66,7 +68,7 @@ def reordered(adapter, order):
 def test_a_round_trip_gives_the_same_scores_to_the_bit(world, run, adapter, tmp_path):
     before, after = open_saved(run), open_saved(imported(world, adapter, tmp_path / "back"))
     assert list(after.tasks) == ["places"] and after.tasks["places"] == before.tasks["places"]
-    batch = random_batch(before.tagger.backbone, 6, 9)
+    batch = random_batch(before.scorer.backbone, 6, 9)
     assert torch.equal(scores_of(after, batch), scores_of(before, batch))
     ours, theirs = after.checkpoint.identity["backbone"], before.checkpoint.identity["backbone"]
     assert ours == theirs, "digests, type and positions"
@@ -88,15 +90,15 @@ def test_what_was_imported_is_evaluated_and_transferred(world, run, adapter, tmp
 def test_rows_are_brought_into_the_order_of_the_tasks_labels(world, run, adapter, tmp_path):
     reordered(adapter, [4, 0, 2, 1, 3])
     saved = open_saved(imported(world, adapter, tmp_path / "back"))
-    assert saved.tagger.head("places").labels == open_saved(run).tagger.head("places").labels
-    assert torch.equal(saved.tagger.head("places").weight, open_saved(run).tagger.head("places").weight)
+    assert saved.scorer.head("places").labels == open_saved(run).scorer.head("places").labels
+    assert torch.equal(saved.scorer.head("places").weight, open_saved(run).scorer.head("places").weight)
 
 
 def test_labels_on_the_command_line_go_before_those_in_the_folder(world, run, adapter, tmp_path):
-    labels = list(open_saved(run).tagger.head("places").labels)
+    labels = list(open_saved(run).scorer.head("places").labels)
     saved = open_saved(imported(world, adapter, tmp_path / "back", labels=[*labels[1:], labels[0]]))
     weight = load_file(adapter / "adapter_model.safetensors")["base_model.classifier.weight"]
-    assert torch.equal(saved.tagger.head("places").weight[0], weight[-1])
+    assert torch.equal(saved.scorer.head("places").weight[0], weight[-1])
 
 
 def test_rows_without_names_are_refused(world, adapter, tmp_path):
@@ -179,26 +181,67 @@ def test_an_existing_folder_is_left_alone(world, adapter, tmp_path):
         imported(world, adapter, tmp_path / "back")
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("projection", [False, True])
-def test_the_scores_are_those_of_what_peft_saved(world, tmp_path, projection):
+@pytest.fixture
+def saved_by_peft(world, tmp_path):
+    """`saved_by_peft(class of a configuration, fields)` is a model of PEFT's, saved to `adapter`."""
     peft = pytest.importorskip("peft", reason="PEFT is not installed: pip install -e '.[dev]' has it")
     from transformers import AutoModelForTokenClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    base = AutoModelForTokenClassification.from_pretrained(world.backbone, num_labels=5)
-    config = peft.PrefixTuningConfig(
-        task_type="TOKEN_CLS", num_virtual_tokens=4, prefix_projection=projection, encoder_hidden_size=8
-    )
-    model = peft.get_peft_model(base, config).eval()
-    model.save_pretrained(tmp_path / "adapter")
-    saved = open_saved(imported(world, tmp_path / "adapter", tmp_path / "run", labels=LABELS))
-    assert saved.tagger.backbone.shifted
-    batch = random_batch(saved.tagger.backbone, 6, 9)
+
+    def made(kind, **fields):
+        base = AutoModelForTokenClassification.from_pretrained(world.backbone, num_labels=5)
+        model = peft.get_peft_model(base, getattr(peft, kind)(task_type="TOKEN_CLS", **fields)).eval()
+        model.save_pretrained(tmp_path / "adapter")
+        return model
+
+    return made
+
+
+def require_same_scores(saved, model):
+    batch = random_batch(saved.scorer.backbone, 6, 9)
     with torch.no_grad():
         logits = model(input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS.long()).logits
     theirs = logits.flatten(0, 1)[batch.words_M]
-    order = [LABELS.index(label) for label in saved.tagger.head("places").labels]
+    order = [LABELS.index(label) for label in saved.scorer.head("places").labels]
     torch.testing.assert_close(scores_of(saved, batch), theirs[:, order], atol=1e-5, rtol=1e-4)
+
+
+@prefix_tuning
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("projection", [False, True])
+def test_the_scores_are_those_of_what_peft_saved(world, saved_by_peft, tmp_path, projection):
+    fields = {"num_virtual_tokens": 4, "prefix_projection": projection, "encoder_hidden_size": 8}
+    model = saved_by_peft("PrefixTuningConfig", **fields)
+    saved = open_saved(imported(world, tmp_path / "adapter", tmp_path / "run", labels=LABELS))
+    assert saved.scorer.backbone.shifted
+    require_same_scores(saved, model)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_lora_of_peft_gives_its_scores_and_is_transferred(world, saved_by_peft, tmp_path):
+    model = saved_by_peft("LoraConfig", r=4, lora_alpha=6, init_lora_weights=False, layers_to_transform=[1])
+    saved = open_saved(imported(world, tmp_path / "adapter", tmp_path / "run", labels=LABELS))
+    part = saved.state.parts["low_rank"]
+    names = [f"encoder.layer.1.attention.self.{name}" for name in ("query", "value")]
+    assert part.spec == {"rank": 4, "alpha": 6, "layers": names}
+    assert not saved.scorer.backbone.shifted, "PEFT leaves the text's positions alone where there is no prompt"
+    require_same_scores(saved, model)
+    run_transfer(world, tmp_path / "results", init_from=tmp_path / "run", seeds=(0,))
+    trained = open_saved(tmp_path / "results" / "firms-20" / "transfer" / "seed-0").state
+    assert trained.specs == saved.state.specs
+    assert not torch.equal(trained.parts["low_rank"].downs[0], part.downs[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_lora_of_a_backbone_of_other_sizes_is_refused(world, saved_by_peft, tmp_path):
+    saved_by_peft("LoraConfig", r=4)
+    other = write_bert(tmp_path / "other", hidden_size=64)
+    with pytest.raises(CheckpointError) as caught:
+        imported(world, tmp_path / "adapter", tmp_path / "back", labels=LABELS, reference=str(other))
+    first, second = caught.value.problems
+    assert "linear layer encoder.layer.0.attention.self.query: the adapter has 32 to 32, backbone" in first
+    assert "64 to 64. Give the model" in first
+    assert "columns of the head: the adapter has 32" in second

@@ -1,13 +1,17 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from common.ranks import run_ranks
+from common.runs import make_parts
 
 from mpt.base.errors import DataError
 from mpt.base.settings import BackboneSettings
 from mpt.data.manifest.reading import load_manifest
-from mpt.experiments.inputs import open_tasks
+from mpt.experiments import inputs
+from mpt.experiments.inputs import encode_tasks, open_backbone, open_tasks
 from mpt.model.backbone.backbone import load_backbone
+from mpt.training.launch import build_accelerator
 
 
 def opened(world, launch=None, **settings):
@@ -38,3 +42,23 @@ def test_a_problem_leaves_no_rank_waiting(own_world, tmp_path):
     ranks = run_ranks(2, tmp_path / "out", open_on_a_rank, own_world, status=2)
     told, silent = ranks.errors()
     assert "train.txt:1" in told and silent == ""
+
+
+def test_opening_a_backbone_probes_it(world, tmp_path, monkeypatch):
+    probed = []
+    monkeypatch.setattr(inputs, "probe", probed.append)
+    accelerator = build_accelerator(tmp_path, [])
+    backbone = open_backbone(BackboneSettings(reference=str(world.backbone)), prompt_length=3, accelerator=accelerator)
+    assert probed == [backbone]
+
+
+def test_problems_of_all_tasks_are_raised_at_once(world):
+    parts = make_parts(world)
+    strict = [replace(one, spec=one.spec.model_copy(update={"long": "error"})) for one in parts.loaded[:2]]
+    for task in strict:
+        long = replace(task.splits["train"][0], words=("Ada",) * 99, tags=("O",) * 99, lines=tuple(range(1, 100)))
+        task.splits["train"] = (long,)
+    with pytest.raises(DataError) as caught:
+        encode_tasks(strict, parts.tagger.backbone)
+    assert len(caught.value.problems) == 2
+    assert all("longer than the 62 word pieces the backbone takes" in problem for problem in caught.value.problems)

@@ -15,7 +15,7 @@ from mpt.data.manifest.reading import load_manifest
 from mpt.data.order.batch import collate
 from mpt.data.tasks import load_tasks
 from mpt.experiments import trial as trials
-from mpt.experiments.assembly import encode_tasks
+from mpt.experiments.inputs import encode_tasks
 from mpt.experiments.methods import BASELINES, METHODS
 from mpt.experiments.start import require_trainable, start_from
 from mpt.experiments.trial import Session, Trial, run_trial
@@ -71,7 +71,6 @@ def session(world, tmp_path_factory):
         accelerator=build_accelerator(folder),
         engine=Engine(),
         console=quiet(),
-        folder=folder,
     )
 
 
@@ -83,7 +82,7 @@ def tensors_of(backbone):
 
 
 @pytest.fixture(scope="module")
-def done(session):
+def done(session, tmp_path_factory):
     """Folder, losses, model and its start of a trial of each method, all over one backbone, one after the other."""
     (task,), _ = load_tasks(session.manifest)
     before = tensors_of(session.start.backbone)
@@ -98,7 +97,7 @@ def done(session):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trials, "execute", spied)
-            folder = session.folder / f"{method}-{len(runs)}"
+            folder = tmp_path_factory.mktemp("runs") / f"{method}-{len(runs)}"
             trial = Trial(task=task, shots=None, method=method, seed=0, optimizer=session.settings.optimizer)
             result = run_trial(session, trial, folder)
         runs.setdefault(method, []).append((folder, starts[0], models[0], result))
@@ -233,13 +232,3 @@ def test_every_method_trains_through_the_dropout_of_the_backbone(session, tmp_pa
         run_trial(dropping(session, rate), trial, tmp_path / name)
         heads[name] = files_of(find_checkpoint(tmp_path / name))["heads.safetensors"]
     assert heads["much"] == heads["again"] != heads["none"]
-
-
-def test_trials_with_dropout_compute_the_lower_layers_each_time(session, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
-    (task,), _ = load_tasks(session.manifest)
-    trial = Trial(task=task, shots=None, method="scratch", seed=0, optimizer=session.settings.optimizer)
-    upper = dropping(session, 0.5, layers=(1,))
-    run_trial(upper, trial, tmp_path / "run")
-    assert "computed in every step: training.backbone_dropout" in upper.console.export_text()
-    assert not (tmp_path / "cache" / "trunk").exists()

@@ -2,7 +2,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from common.prompts import random_batch
@@ -385,31 +384,6 @@ def test_only_the_asked_for_checkpoints_are_kept(world, tmp_path):
     assert len(names) <= 2
 
 
-def test_kept_outputs_of_the_lower_layers_change_speed_and_nothing_else(world, tmp_path, monkeypatch):
-    upper = {"prompt__layers": (1,), "prompt__length": 4}
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
-    run_pretrain(world, tmp_path / "computed", backbone__trunk_cache_gib=0.0, **upper)
-    assert not (tmp_path / "cache" / "trunk").exists()
-    run_pretrain(world, tmp_path / "kept", **upper)
-    assert len(list((tmp_path / "cache" / "trunk").iterdir())) == 6, "train and dev of three tasks"
-    np.testing.assert_allclose(
-        load_checkpoint(latest(tmp_path / "kept")).prompts["slot0"],
-        load_checkpoint(latest(tmp_path / "computed")).prompts["slot0"],
-        rtol=1e-4,
-        atol=1e-4,
-    )
-    run_pretrain(world, tmp_path / "again", **upper)
-    assert load_prompt(tmp_path / "again") == load_prompt(tmp_path / "kept")
-
-
-def test_lower_layers_with_dropout_are_not_kept(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "cache"))
-    console = Console(record=True, width=400)
-    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,), training__backbone_dropout=0.1)
-    assert "computed in every step: training.backbone_dropout makes them others" in console.export_text()
-    assert not (tmp_path / "cache" / "trunk").exists()
-
-
 def test_a_run_with_dropout_and_means_that_is_resumed_is_the_same_run(world, tmp_path, monkeypatch):
     changes = {"training__backbone_dropout": 0.3, "backbone__word_state": "mean"}
     run_pretrain(world, tmp_path / "straight", **changes)
@@ -422,28 +396,28 @@ def test_a_run_with_dropout_and_means_that_is_resumed_is_the_same_run(world, tmp
     assert load_prompt(tmp_path / "dry") != load_prompt(tmp_path / "straight")
 
 
-def test_a_run_may_be_resumed_without_its_kept_outputs(world, tmp_path, monkeypatch):
-    upper = {"prompt__layers": (1,)}
-    interrupted(world, tmp_path / "run", monkeypatch, resume="never", when=("_save", after_first(loop._save)), **upper)
-    run_pretrain(world, tmp_path / "run", resume="must", backbone__trunk_cache_gib=0.0, **upper)
-    assert latest(tmp_path / "run").name == "step-00000006"
+@pytest.mark.parametrize("native", [False, True])
+def test_the_type_is_the_processors_unless_told(world, tmp_path, monkeypatch, native):
+    """What it came to is said and recorded; emulated bfloat16 is had by asking for it, and told."""
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: native)
+    chosen = "bfloat16" if native else "float32"
+    for dtype, came_to in (("auto", chosen), ("bfloat16", "bfloat16"), ("float32", "float32")):
+        console, folder = Console(record=True, width=400), tmp_path / dtype
+        run_pretrain(world, folder, console=console, backbone__dtype=dtype, training__steps=2)
+        said = console.export_text()
+        assert said.count("many times as long in bfloat16") == (came_to == "bfloat16" and not native)
+        assert f"threads, backbone in {came_to}; it computes" in said.replace("1 thread,", "threads,")
+        assert f"dtype: {came_to}\n" in (folder / "config.yaml").read_text()
+        assert load_checkpoint(latest(folder)).identity["backbone"]["dtype"] == came_to
 
 
-def test_a_cache_that_cannot_be_used_is_told(world, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MPT_CACHE", str(tmp_path / "file"))
-    console = Console(record=True, width=400)
-    run_pretrain(world, tmp_path / "run", console=console, prompt__layers=(1,))
-    said = [line for line in console.export_text().splitlines() if "trunk cache" in line]
-    assert len(said) == 1 and "cannot be used (Not a directory); the lower layers are computed in every step" in said[0]
-
-
-def test_a_processor_that_emulates_bfloat16_is_told(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 8.0)
-    for dtype, lines in (("bfloat16", 1), ("float32", 0)):
-        console = Console(record=True, width=400)
-        run_pretrain(world, tmp_path / dtype, console=console, backbone__dtype=dtype, training__steps=2)
-        assert console.export_text().count("8 times as long in bfloat16 as in float32") == lines
+def test_a_run_goes_on_in_its_type_alone(world, tmp_path, monkeypatch):
+    run_pretrain(world, tmp_path / "run", training__steps=2)
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    with pytest.raises(CheckpointError, match=r"backbone\.dtype: checkpoint 'float32', now 'bfloat16'"):
+        run_pretrain(world, tmp_path / "run", resume="must", training__steps=2, backbone__dtype="auto")
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: False)
+    run_pretrain(world, tmp_path / "run", resume="must", training__steps=2, backbone__dtype="auto")
 
 
 def test_a_kept_text_changes_the_start_and_nothing_else(world, straight, tmp_path, monkeypatch):

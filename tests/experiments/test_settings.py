@@ -82,7 +82,7 @@ def test_changing_one_setting_of_a_transfer_leaves_its_neighbours():
         ("optimizer.prompt_learning_rate=.nan", "finite"),
         ("optimizer.gamma=1.5", "must be at most 1"),
         ("optimizer.schedule=cosine", '"cosine" is not one of linear, epoch'),
-        ("backbone.dtype=float16", '"float16" is not one of bfloat16, float32'),
+        ("backbone.dtype=float16", '"float16" is not one of auto, bfloat16, float32'),
         ("backbone.longest_window=8", "must be at least 32"),
         ("prompt.length=0", "must be at least 1"),
         ("prompt.initialisation=txt", 'Did you mean "text"?'),

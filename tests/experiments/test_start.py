@@ -25,7 +25,6 @@ def session(world, tmp_path_factory):
         accelerator=build_accelerator(folder),
         engine=Engine(),
         console=quiet(),
-        folder=folder,
     )
 
 

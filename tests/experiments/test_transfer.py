@@ -2,11 +2,14 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from common.runs import changed, files_of, run_pretrain, run_transfer, state_bytes, transfer_settings, write_bert
+from mpt.data.families.encoding import encode_examples
 
 from mpt.base.errors import CheckpointError, ConfigError, DivergedError, ManifestError, TrainingError
+from mpt.data.families import encoding
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
@@ -14,8 +17,10 @@ from mpt.experiments import transfer as stage
 from mpt.experiments import trial as trials
 from mpt.experiments import tuning as rates
 from mpt.experiments.settings import TuningSettings
+from mpt.experiments.tables import Result
+from mpt.model.backbone import precision
 from mpt.serving.saved import open_saved
-from mpt.training import loop
+from mpt.training import launch, loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
 from mpt.training.loop import trained_state
 
@@ -56,6 +61,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def results_in(folder):
+    """What `results.json` says of each run; results that were measured at different times are equal."""
+    return [Result(**run) for run in read(folder / "results.json")["runs"]]
+
+
 def runs_of(folder):
     """Identity of every run's best checkpoint, by method and seed."""
     return {
@@ -78,8 +88,10 @@ def test_every_method_and_seed_has_a_result(done):
         "firms-20",
         "init_from.json",
         "manifest.json",
+        "results.csv",
         "results.json",
         "results.md",
+        "results.png",
     ]
 
 
@@ -103,6 +115,20 @@ def test_results_json_holds_every_run_and_the_comparison(done, world):
         assert summary["seeds"] == 2
     gains = [100 * (t - s) for t, s in zip(tests["transfer"], tests["scratch"], strict=True)]
     assert experiment["transfer_minus_scratch"]["mean"] == pytest.approx(sum(gains) / 2)
+
+
+def test_a_prompt_of_emulated_bfloat16_is_transferred_in_float32(world, tmp_path, monkeypatch):
+    """Nothing of a finished run is kept where the type would be another."""
+    run_pretrain(world, tmp_path / "run", training__steps=2, backbone__dtype="bfloat16")
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: False)
+    arguments = {"init_from": tmp_path / "run", "training__steps": 2, "baselines": (), "seeds": (0,)}
+    run_transfer(world, tmp_path / "out", **arguments)
+    (identity,) = runs_of(tmp_path / "out").values()
+    assert identity["backbone"]["dtype"] == "float32"
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    with pytest.raises(ConfigError, match=r"differs from the one that made the folder in init_from\.json"):
+        run_transfer(world, tmp_path / "out", resume="must", **arguments)
 
 
 def test_results_md_is_the_table(done):
@@ -136,8 +162,7 @@ def test_all_methods_train_equally_long_at_equal_rates_on_the_same_sentences(don
 
 def test_the_stage_is_deterministic(world, done, tmp_path):
     run_transfer(world, tmp_path / "again", baselines=("scratch", "head"))
-    ours, theirs = (read(folder / "results.json") for folder in (tmp_path / "again", done[0]))
-    assert ours["runs"] == theirs["runs"]
+    assert results_in(tmp_path / "again") == results_in(done[0]) == done[1]
 
 
 # Where a method starts from
@@ -191,14 +216,36 @@ def test_the_pretrained_model_itself_is_not_trained(world, tmp_path):
 # Shots
 
 
+def same_arrays(ours, theirs):
+    return all(np.array_equal(getattr(ours, name), getattr(theirs, name)) for name in ("pieces", "positions", "labels"))
+
+
 def test_shots_are_drawn_by_seed_and_are_the_same_for_all_methods(world, tmp_path, monkeypatch):
-    calls = spied(monkeypatch, "encode_tasks")
+    calls = spied(monkeypatch, "execute")
     run_transfer(world, tmp_path / "results", shots=(5,), baselines=("scratch", "head"))
-    drawn = [args[0][0].splits["train"] for args, _, _ in calls]
+    drawn = [args[1][0].splits["train"] for args, _, _ in calls]
     (task,), _ = load_tasks(load_manifest(world.data / "target.yaml"))
-    expected = [tuple(sample_sentences(task.splits["train"], 5, seed=seed)) for seed in (0, 1)]
-    assert drawn == expected * 3
-    assert expected[0] != expected[1]
+    samples = [tuple(sample_sentences(task.splits["train"], 5, seed=seed)) for seed in (0, 1)]
+    word_pieces = open_saved(world.run).tagger.backbone.word_pieces
+    expected = [encode_examples(sample, task.spec, word_pieces, task.labels)[0] for sample in samples]
+    assert [same_arrays(ours, theirs) for ours, theirs in zip(drawn, expected * 3, strict=True)] == [True] * 6
+    assert samples[0] != samples[1] and not same_arrays(*expected)
+
+
+def test_a_split_is_encoded_once_for_each_way_that_a_method_wants_its_text(world, tmp_path, monkeypatch):
+    encoded = []
+
+    def spy(examples, spec, word_pieces, labels):
+        encoded.append((len(examples), word_pieces.room))
+        return encode_examples(examples, spec, word_pieces, labels)
+
+    monkeypatch.setattr(encoding, "encode_examples", spy)
+    run_transfer(world, tmp_path / "results", shots=(5, 10), baselines=("scratch", "prefix-tuning"), test=False)
+    room = open_saved(world.run).tagger.backbone.word_pieces.room
+    assert sorted(encoded) == sorted((count, size) for count in (60, 30) for size in (room, room - 4))
+    encoded.clear()
+    run_transfer(world, tmp_path / "tested", baselines=("scratch",), seeds=(0,))
+    assert [count for count, _ in encoded] == [60, 30, 30], "test is encoded when it is scored"
 
 
 def test_several_numbers_of_shots_are_several_experiments(world, tmp_path):
@@ -359,7 +406,7 @@ def test_resuming_keeps_what_is_finished_and_redoes_the_run_that_was_cut_off(wor
         ("transfer", 1),
     ]
     assert results == done[1]
-    assert read(folder / "results.json")["runs"] == read(done[0] / "results.json")["runs"]
+    assert results_in(folder) == results_in(done[0])
 
 
 def test_resuming_a_finished_comparison_trains_nothing(world, done, tmp_path, monkeypatch):
@@ -407,10 +454,10 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
     real = loop.train
 
     def spy(run, checkpoint=None):
-        runs.append(run)
-        return real(run, checkpoint)
+        runs.append(replace(run, resumable=True))
+        return real(runs[-1], checkpoint)
 
-    monkeypatch.setattr("mpt.experiments.assembly.train", spy)
+    monkeypatch.setattr("mpt.experiments.execution.train", spy)
     run_transfer(world, tmp_path / "results", baselines=(), seeds=(0,), evaluation__every_steps=3)
     (run,) = runs
     run_folder = tmp_path / "results" / "firms-20" / "transfer" / "seed-0"
@@ -427,6 +474,12 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert trained_state(run.tagger, resumed).keys() == run.tagger.state_dict().keys()
+
+
+def test_a_run_that_is_redone_when_it_was_cut_off_keeps_no_moments(done):
+    for method in ("scratch", "transfer"):
+        checkpoint = load_checkpoint(find_checkpoint(done[0] / "firms-20" / method / "seed-0"))
+        assert checkpoint.optimizer == {} != checkpoint.prompts
 
 
 # What is refused

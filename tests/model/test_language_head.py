@@ -1,6 +1,9 @@
 """Scores of verbalizer words, beside transformers' own masked language models."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,13 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mpt.base.errors import BackboneError, DataError
+from mpt.data.encoded import encode_task
 from mpt.data.example import TextExample
-from mpt.data.families.encoding import encode_task
+from mpt.data.manifest.format_specs import CsvSpec
 from mpt.data.manifest.source_spec import Fields, Files
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.order.batch import collate
 from mpt.data.tasks import make_task
+from mpt.model import language_head
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
 from mpt.model.language_head import LanguageHead, new_heads, verbalizer_notices
@@ -46,7 +50,7 @@ def masked(tmp_path_factory):
 
 
 def spec_of(*, pair=False, words=None, template=TEMPLATE, labels="auto"):
-    return TaskSpec(
+    return CsvSpec(
         family="classification",
         format="csv",
         files=Files(train=("a.csv",), dev=("b.csv",)),
@@ -129,6 +133,36 @@ def test_output_embeddings_of_their_own(masked):
         found = scores_of(scorer, batch_of(scorer, task))
     expected = reference_scores(folder, "the river in the [MASK] river .", WORDS.values())
     torch.testing.assert_close(found[0], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["deberta", "deberta-v3"])
+def test_debertas_head_under_the_names_that_it_was_published_with(masked, tmp_path, kind):
+    """Published configurations do not say so: the files do."""
+    folder = masked(kind, legacy=False)
+    assert "lm_predictions.lm_head.dense.weight" in load_file(folder / "model.safetensors")
+    expected = reference_scores(folder, "the river in the [MASK] river .", WORDS.values())
+    silent = Path(shutil.copytree(folder, tmp_path / "silent"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["legacy"]
+    (silent / "config.json").write_text(json.dumps(config))
+    task = task_of(spec_of(), "the river")
+    scorer = model_of(silent, task)
+    with torch.no_grad():
+        torch.testing.assert_close(scores_of(scorer, batch_of(scorer, task))[0], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v3", "electra"])
+def test_no_second_body_is_made_and_no_vocabulary_held(masked, monkeypatch, kind):
+    """Of what is put into memory nothing is as large as the word embeddings."""
+    backbone = load_backbone(str(masked(kind)), dtype="float32")
+    made, fill = [], language_head.fill
+    monkeypatch.setattr(language_head, "fill", lambda unit, *a, **more: made.append(unit) or fill(unit, *a, **more))
+    new_heads(backbone, [task_of(spec_of(), "a")], seed=0)
+    (head,) = made
+    held = {name: weight.shape for name, weight in head.named_parameters()}
+    assert held and not any(weight.is_meta for weight in head.parameters())
+    assert not any("embeddings" in name or "encoder" in name for name in held)
+    assert all(len(shape) == 1 or shape[0] <= backbone.hidden_size for shape in held.values())
 
 
 def test_the_first_names_of_berts_layer_norm(masked, tmp_path):
@@ -219,7 +253,7 @@ def test_rows_follow_the_labels(masked):
     heads = [new_heads(backbone, [one], seed=0)["t"] for one in (task, turned)]
     assert heads[1].labels == ("good", "bad")
     assert torch.equal(heads[0].weight, heads[1].weight.flip(0)) and torch.equal(heads[0].bias, heads[1].bias.flip(0))
-    assert LanguageHead(backbone).layout is not None
+    assert not isinstance(LanguageHead(backbone).transform, torch.nn.Identity)
 
 
 @pytest.mark.parametrize(

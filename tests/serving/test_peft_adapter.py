@@ -7,28 +7,53 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common.prompts import LABELS, random_bank, random_batch, tagger_of
+from common.backbones import prefix_tuning
+from common.prompts import LABELS, random_batch, random_low_rank, random_prompt, scorer_of, scores_of
 from safetensors.torch import load_file, save_file
 
 from mpt.base.errors import CheckpointError
-from mpt.model.state.network import by_layer
+from mpt.model.state.bank import TaskState
+from mpt.model.state.input_prompt import InputPrompt
+from mpt.model.state.weights import Weights
 from mpt.serving.peft_adapter import export_peft, read_adapter
 from mpt.serving.saved import SavedModel
 
 KINDS = ("bert", "roberta", "xlm-roberta", "electra", "llama", "qwen2")
-LENGTH = 5
+LORA_KINDS = (*KINDS, "albert", "distilbert", "deberta", "deberta-v2", "deberta-v3", "glm", "mistral", "qwen3", "gpt2")
+LENGTH, RANK = 5, 3
+
+peft_warns = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-def saved_of(backbone, *slots, family="ner"):
+def saved_of(backbone, *parts, family="ner"):
     """A model as if it had been opened from a checkpoint."""
-    bank = random_bank(backbone, *slots) if slots else None
     checkpoint = SimpleNamespace(identity={"tasks": {"t": {"family": family}}})
-    return SavedModel(folder=Path("run"), checkpoint=checkpoint, tagger=tagger_of(backbone, bank))
+    scorer = scorer_of(backbone, TaskState(parts)).requires_grad_(False)
+    return SavedModel(folder=Path("run"), checkpoint=checkpoint, scorer=scorer)
+
+
+def prompted(load, kind="bert", layers=None, **options):
+    """A model with a prompt."""
+    backbone = load(kind, **({"shifted": True, "prompt_length": LENGTH} | options))
+    return saved_of(backbone, random_prompt(backbone, LENGTH, layers))
+
+
+def updated(load, kind="bert", *, alpha=7.5, **options):
+    """A model with low-rank updates."""
+    backbone = load(kind)
+    return saved_of(backbone, random_low_rank(backbone, RANK, alpha=alpha, **options))
 
 
 @pytest.fixture
 def saved(load):
-    return saved_of(load("bert", shifted=True, prompt_length=LENGTH), LENGTH)
+    return prompted(load)
+
+
+@pytest.fixture
+def lora(load, tmp_path):
+    """A folder with LoRA to break."""
+    export_peft(updated(load), "t", tmp_path / "lora")
+    return tmp_path / "lora"
 
 
 @pytest.fixture
@@ -69,31 +94,58 @@ def test_the_layout_is_pefts(saved, adapter):
     }
     # Virtual token 2, layer 1, value, head 3.
     values = tensors["prompt_embeddings"].view(LENGTH, 6, 4, 8)
-    assert torch.equal(values[2, 3, 3], saved.tagger.bank.slots[0][1, 1, 3, 2])
+    assert torch.equal(values[2, 3, 3], saved.state.parts["prompt"].flat[1, 1, 3, 2])
     described = json.loads((adapter / "config.json").read_text())
     assert [described["id2label"][str(row)] for row in range(5)] == list(LABELS)
     assert described["label2id"]["B-Y"] == 3 and described["num_hidden_layers"] == 3
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_was_written_is_read_back_to_the_bit(load, tmp_path, kind):
-    saved = saved_of(load(kind, shifted=True, prompt_length=LENGTH), LENGTH)
+def test_the_layout_of_low_rank_updates_is_pefts(load, lora):
+    config = json.loads((lora / "adapter_config.json").read_text())
+    assert {key: config[key] for key in ("peft_type", "task_type", "r", "lora_alpha", "bias", "fan_in_fan_out")} == {
+        "peft_type": "LORA",
+        "task_type": "TOKEN_CLS",
+        "r": RANK,
+        "lora_alpha": 7.5,
+        "bias": "none",
+        "fan_in_fan_out": False,
+    }
+    assert len(config["target_modules"]) == 3 * 6 and config["modules_to_save"] == ["classifier"]
+    assert "bert.encoder.layer.1.attention.self.value" in config["target_modules"]
+    tensors = load_file(lora / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 3 * 6 + 2
+    name = "base_model.model.bert.encoder.layer.1.intermediate.dense"
+    assert tuple(tensors[f"{name}.lora_A.weight"].shape) == (RANK, 32)
+    assert tuple(tensors[f"{name}.lora_B.weight"].shape) == (64, RANK)
+    assert tuple(tensors["base_model.model.classifier.weight"].shape) == (5, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [*(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)],
+)
+def test_what_was_written_is_read_back_to_the_bit(load, tmp_path, kind, made):
+    saved = made(load, kind)
     export_peft(saved, "t", tmp_path / "adapter")
-    adapter, backbone = read_adapter(tmp_path / "adapter"), saved.tagger.backbone
-    prompt = by_layer(adapter.values_PV, num_heads=backbone.num_key_value_heads, head_dim=backbone.head_dim)
-    assert torch.equal(prompt, saved.tagger.bank.slots[0])
-    head = saved.tagger.head("t")
+    adapter, backbone = read_adapter(tmp_path / "adapter"), saved.scorer.backbone
+    state = TaskState([adapter.form.read(adapter.config, adapter.tensors, backbone)])
+    assert state.specs == saved.state.specs
+    values, expected = state.values(), saved.state.values()
+    assert list(values) == list(expected) and all(torch.equal(values[name], expected[name]) for name in expected)
+    head = saved.scorer.head("t")
     assert torch.equal(adapter.weight, head.weight) and torch.equal(adapter.bias, head.bias)
     assert adapter.labels == LABELS
-    assert (adapter.num_layers, adapter.num_heads) == (3, backbone.num_key_value_heads)
+    assert all(
+        ours == theirs for ours, theirs in adapter.form.sizes(adapter.config, adapter.tensors, backbone).values()
+    )
     assert (adapter.base, adapter.revision) == (backbone.identity.reference, None)
 
 
-def test_a_backbone_of_the_hub_is_named_by_its_commit(saved, tiny_folder, tmp_path, monkeypatch):
-    backbone, commit = saved.tagger.backbone, "a" * 40
-    backbone.identity = replace(backbone.identity, reference="owner/name", revision=commit)
+def test_a_backbone_of_the_hub_is_named_by_its_commit(load, tiny_folder, tmp_path, monkeypatch):
+    backbone, commit = load("bert", shifted=True, prompt_length=LENGTH), "a" * 40
+    backbone = replace(backbone, identity=replace(backbone.identity, reference="owner/name", revision=commit))
     monkeypatch.setattr("mpt.serving.peft_adapter.locate", lambda reference, revision: tiny_folder("bert"))
-    export_peft(saved, "t", tmp_path / "adapter")
+    export_peft(saved_of(backbone, random_prompt(backbone, LENGTH)), "t", tmp_path / "adapter")
     adapter = read_adapter(tmp_path / "adapter")
     assert (adapter.base, adapter.revision) == ("owner/name", commit)
 
@@ -103,32 +155,62 @@ def test_a_backbone_of_the_hub_is_named_by_its_commit(saved, tiny_folder, tmp_pa
 
 def test_everything_that_peft_cannot_express_is_told_at_once(load, tmp_path):
     with pytest.raises(CheckpointError) as caught:
-        export_peft(saved_of(load("distilbert", word_state="mean"), (LENGTH, (1, 2))), "t", tmp_path / "adapter")
+        saved = prompted(load, "distilbert", (1, 2), shifted=False, word_state="mean")
+        export_peft(saved, "t", tmp_path / "adapter")
     first, second, third, fourth = caught.value.problems
     assert "run: PEFT cannot express this prompt: backbone" in first
     assert "is a DistilBertModel, which does not take past_key_values" in first
     assert "its text keeps its positions (backbone.positions: unshifted)" in second
     assert "backbone.positions=shifted" in second
-    assert "its head scores the mean of a word's pieces (backbone.word_state: mean)" in third
-    assert "it prompts layers 1, 2 of 3, while PEFT prompts all" in fourth
+    assert "it prompts layers 1, 2 of 3, while PEFT prompts all" in third
+    assert "its head scores the mean of a word's pieces (backbone.word_state: mean)" in fourth
     assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
 def test_a_backbone_that_ignores_past_keys_and_values_is_refused(load, tmp_path, kind):
     with pytest.raises(CheckpointError, match=r"expected one of BertModel, ElectraModel, .* Use mpt for this one"):
-        export_peft(saved_of(load(kind, shifted=True, prompt_length=LENGTH), LENGTH), "t", tmp_path / "adapter")
+        export_peft(prompted(load, kind), "t", tmp_path / "adapter")
+
+
+def test_a_backbone_whose_head_has_more_layers_is_refused(load, tmp_path):
+    with pytest.raises(CheckpointError, match=r"low-rank update: .* is a ModernBertModel, which has more than a"):
+        export_peft(updated(load, "modernbert"), "t", tmp_path / "adapter")
 
 
 def test_a_head_that_scores_no_words_is_refused(load, tmp_path):
     backbone = load("bert", shifted=True, prompt_length=LENGTH)
+    saved = saved_of(backbone, random_prompt(backbone, LENGTH), family="classification")
     with pytest.raises(CheckpointError, match=r'task "t" \(family classification\) scores text, expected words'):
-        export_peft(saved_of(backbone, LENGTH, family="classification"), "t", tmp_path / "adapter")
+        export_peft(saved, "t", tmp_path / "adapter")
 
 
-def test_a_head_without_a_prompt_is_no_adapter(load, tmp_path):
-    with pytest.raises(CheckpointError, match="run: has a head on the bare backbone and no prompt"):
-        export_peft(saved_of(load("bert", shifted=True)), "t", tmp_path / "adapter")
+def test_low_rank_updates_beside_a_mean_of_pieces_are_refused(load, tmp_path):
+    backbone = load("bert", word_state="mean")
+    with pytest.raises(CheckpointError, match=r"this low-rank update: its head scores the mean of a word's pieces"):
+        export_peft(saved_of(backbone, random_low_rank(backbone, RANK)), "t", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ((), "it has a head on the bare backbone and neither a prompt nor low-rank updates"),
+        (("prompt", "low_rank"), r"it has prompt and low_rank, expected prompt or low_rank, one of them.*Use mpt"),
+        (("weights",), r"it has weights, expected prompt or low_rank.*--format backbone"),
+        (("input",), r"it has input, expected prompt or low_rank.*Use mpt for this one"),
+    ],
+)
+def test_a_state_that_is_not_one_part_of_pefts_is_refused(load, tmp_path, parts, told):
+    backbone = load("bert", shifted=True)
+    made = {
+        "prompt": lambda: random_prompt(backbone, LENGTH),
+        "low_rank": lambda: random_low_rank(backbone, RANK),
+        "weights": lambda: Weights(backbone),
+        "input": lambda: InputPrompt(torch.zeros(LENGTH, 32)),
+    }
+    with pytest.raises(CheckpointError, match=f"run: PEFT cannot express this task state: {told}"):
+        export_peft(saved_of(backbone, *(made[part]() for part in parts)), "t", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_an_existing_folder_is_left_alone(saved, adapter):
@@ -144,7 +226,7 @@ def test_an_existing_folder_is_left_alone(saved, adapter):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"peft_type": "LORA"}, ["peft_type: expected PREFIX_TUNING, got LORA"]),
+        ({"peft_type": "IA3"}, ["peft_type: expected PREFIX_TUNING or LORA, got IA3"]),
         (
             {"task_type": "SEQ_CLS", "num_transformer_submodules": 2},
             ["task_type: expected TOKEN_CLS, got SEQ_CLS", "num_transformer_submodules: expected 1, got 2"],
@@ -165,6 +247,57 @@ def test_a_configuration_of_something_else_is_told(adapter, changes, told):
     assert len(caught.value.problems) == len(told)
     for problem, part in zip(caught.value.problems, told, strict=True):
         assert f"adapter_config.json: {part}" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"use_dora": True}, "use_dora: expected false, got True"),
+        ({"bias": "lora_only"}, "bias: expected none, got lora_only"),
+        ({"rank_pattern": {"query": 4}}, "rank_pattern: expected nothing, got {'query': 4}"),
+        ({"alpha_pattern": {"query": 4}}, "alpha_pattern: expected nothing, got {'query': 4}"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication: expected nothing, got [[0, 2], [1, 3]]"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices: expected nothing, got [3]"),
+        ({"a_field_of_the_future": True}, "a_field_of_the_future: expected false, got True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: expected true, false, gaussian or eva, got pissa"),
+        ({"r": 0}, "r: expected a whole number from 1, got 0"),
+        ({"lora_alpha": None}, "lora_alpha: expected a number above 0, got None"),
+    ],
+)
+def test_what_lora_has_and_mpt_has_not_is_told_with_both_values(lora, changes, told):
+    rewrite(lora / "adapter_config.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        read_adapter(lora)
+    (problem,) = caught.value.problems
+    assert f"adapter_config.json: {told}" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("base_model.model.bert.embeddings.word_embeddings.lora_embedding_A", (3, 99)),
+        ("base_model.model.bert.pooler.dense.weight", (32, 32)),
+    ],
+)
+def test_tensors_beside_updates_and_head_are_told(lora, name, shape):
+    tensors = load_file(lora / "adapter_model.safetensors")
+    save_file({**tensors, name: torch.zeros(shape)}, lora / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"expected low-rank updates .* and a linear head alone, got {name} "):
+        read_adapter(lora)
+
+
+def test_updates_of_another_rank_than_the_configurations_are_told(lora):
+    rewrite(lora / "adapter_config.json", r=4)
+    with pytest.raises(CheckpointError, match=r"have shapes \(3, 32\) and \(32, 3\), expected .* with r 4"):
+        read_adapter(lora)
+
+
+def test_half_an_update_is_told(lora):
+    tensors = load_file(lora / "adapter_model.safetensors")
+    del tensors["base_model.model.bert.encoder.layer.1.intermediate.dense.lora_A.weight"]
+    save_file(tensors, lora / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"intermediate\.dense: lora_A and lora_B have shapes \(\) and \(64, 3\)"):
+        read_adapter(lora)
 
 
 def test_a_folder_without_a_configuration_is_no_adapter(tmp_path):
@@ -232,31 +365,84 @@ def word_scores(model, batch):
     return logits.flatten(0, 1)[batch.words_M]
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("kind", KINDS)
-def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp_path, kind):
+@peft_warns
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [*(pytest.param(kind, prompted, marks=prefix_tuning) for kind in KINDS), *((kind, updated) for kind in LORA_KINDS)],
+)
+def test_peft_gives_the_scores_of_what_was_exported(peft, load, tiny_folder, tmp_path, kind, made):
     from transformers import AutoConfig
 
-    saved = saved_of(load(kind, shifted=True, prompt_length=LENGTH), LENGTH)
+    saved = made(load, kind)
     export_peft(saved, "t", tmp_path / "adapter")
     config = AutoConfig.from_pretrained(tmp_path / "adapter")
-    model = peft.PeftModel.from_pretrained(base_model(tiny_folder(kind), config=config), tmp_path / "adapter")
+    base = base_model(tiny_folder(kind), config=config)
+    batch = random_batch(saved.scorer.backbone, 7, 4)
+    bare = word_scores(base, batch)
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
     assert type(model).__name__ == "PeftModelForTokenClassification"
     assert [model.config.id2label[row] for row in range(5)] == list(LABELS)
-    batch = random_batch(saved.tagger.backbone, 7, 4)
-    with torch.no_grad():
-        ours = saved.tagger("t", batch)
-    assert ours.abs().max() > 0.01
-    torch.testing.assert_close(word_scores(model, batch), ours, atol=1e-5, rtol=1e-4)
+    ours, theirs = scores_of(saved.scorer, batch), word_scores(model, batch)
+    assert (theirs - bare).abs().max() > 0.01
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_peft_scores_differently_where_an_export_is_refused(peft, load, tiny_folder, tmp_path):
-    """The twin: the same prompt with unshifted positions is another function."""
-    saved = saved_of(load("bert", shifted=True, prompt_length=LENGTH), LENGTH)
+@peft_warns
+@pytest.mark.parametrize("made", [pytest.param(prompted, marks=prefix_tuning), updated])
+def test_peft_finds_the_backbone_by_itself(peft, load, tmp_path, made):
+    saved = made(load)
+    export_peft(saved, "t", tmp_path / "adapter")
+    model = peft.AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "adapter", num_labels=5).eval()
+    batch = random_batch(saved.scorer.backbone, 7, 4)
+    torch.testing.assert_close(word_scores(model, batch), scores_of(saved.scorer, batch), atol=1e-5, rtol=1e-4)
+
+
+@peft_warns
+def test_updates_of_some_layers_and_targets_are_those_in_peft(peft, load, tiny_folder, tmp_path):
+    saved = updated(load, "bert", targets="attention", layers=[2])
     export_peft(saved, "t", tmp_path / "adapter")
     model = peft.PeftModel.from_pretrained(base_model(tiny_folder("bert"), num_labels=5), tmp_path / "adapter")
-    batch = random_batch(saved.tagger.backbone, 7, 4)
-    with torch.no_grad():
-        unshifted = saved_of(load("bert"), LENGTH).tagger("t", batch)
-    assert (word_scores(model, batch) - unshifted).abs().max() > 1e-3
+    found = sum(hasattr(module, "lora_A") for module in model.modules())
+    assert found == 4 == len(saved.state.parts["low_rank"].names)
+    batch = random_batch(saved.scorer.backbone, 7, 4)
+    torch.testing.assert_close(word_scores(model, batch), scores_of(saved.scorer, batch), atol=1e-5, rtol=1e-4)
+
+
+@peft_warns
+@prefix_tuning
+def test_peft_scores_differently_where_an_export_is_refused(peft, load, tiny_folder, tmp_path):
+    """The twin: the same prompt with unshifted positions is another function."""
+    export_peft(prompted(load), "t", tmp_path / "adapter")
+    model = peft.PeftModel.from_pretrained(base_model(tiny_folder("bert"), num_labels=5), tmp_path / "adapter")
+    unshifted = prompted(load, shifted=False)
+    batch = random_batch(unshifted.scorer.backbone, 7, 4)
+    assert (word_scores(model, batch) - scores_of(unshifted.scorer, batch)).abs().max() > 1e-3
+
+
+@peft_warns
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "albert", "llama", "gpt2"])
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_what_peft_saved_gives_its_scores(peft, load, tiny_folder, tmp_path, kind, stabilised):
+    """Random updates of PEFT's own default layers, or of all where it has none."""
+    backbone = load(kind)
+    targets = [linear.name for linear in backbone.linears] if kind in ("albert", "distilbert") else None
+    config = peft.LoraConfig(
+        task_type="TOKEN_CLS",
+        r=4,
+        lora_alpha=6,
+        target_modules=targets,
+        use_rslora=stabilised,
+        init_lora_weights=False,
+        fan_in_fan_out=kind == "gpt2",
+    )
+    model = peft.get_peft_model(base_model(tiny_folder(kind), num_labels=5), config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    adapter = read_adapter(tmp_path / "adapter")
+    saved = saved_of(backbone, adapter.form.read(adapter.config, adapter.tensors, backbone))
+    head = saved.scorer.head("t")
+    head.weight.copy_(adapter.weight), head.bias.copy_(adapter.bias)
+    batch = random_batch(backbone, 7, 4)
+    theirs = word_scores(model, batch)
+    with model.disable_adapter():
+        assert (theirs - word_scores(model, batch)).abs().max() > 0.01
+    torch.testing.assert_close(scores_of(saved.scorer, batch), theirs, atol=1e-5, rtol=1e-4)

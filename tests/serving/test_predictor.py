@@ -6,13 +6,13 @@ from common.runs import WORDS
 
 from mpt.base.errors import CheckpointError, DataError, MptError
 from mpt.data.example import Sentence
+from mpt.data.families.metrics import score
 from mpt.data.formats.source import SourceFormat
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tags import check_tags
 from mpt.data.tasks import load_tasks
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.evaluation.metrics import score
-from mpt.experiments.assembly import encode_tasks
+from mpt.experiments.inputs import encode_tasks
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved
 

@@ -1,7 +1,3 @@
-import os
-import platform
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,16 +6,17 @@ from common.runs import quiet
 from rich.console import Console
 
 from mpt.base.errors import ConfigError, LaunchError
+from mpt.base.settings import BackboneSettings
 from mpt.training import launch
 from mpt.training.engines import Engine
 from mpt.training.launch import (
-    bfloat16_slowdown,
     build_accelerator,
     check_launch,
     claim_cores,
     describe_launch,
     slow_type,
     speaker,
+    with_dtype,
 )
 
 
@@ -51,21 +48,30 @@ def test_a_launch_has_all_cores(environment, device, processes, threads, monkeyp
 
 def test_emulated_bfloat16_is_told_with_the_cure(monkeypatch):
     cpu = torch.device("cpu")
-    assert bfloat16_slowdown(cpu) > 0.05 and bfloat16_slowdown(torch.device("cuda")) == 1
-    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 8.2)
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: False)
     (notice,) = slow_type(cpu, "bfloat16")
-    assert "8 times as long in bfloat16 as in float32" in notice and "--set backbone.dtype=float32" in notice
+    assert "many times as long in bfloat16" in notice and "--set backbone.dtype=float32" in notice
     assert slow_type(cpu, "float32") == []
-    monkeypatch.setattr(launch, "bfloat16_slowdown", lambda device: 0.4)
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
     assert slow_type(cpu, "bfloat16") == []
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="limits the instructions of x86")
-def test_bfloat16_is_found_emulated_without_instructions_for_it():
-    code = "import torch; import mpt.training.launch as m; print(m.bfloat16_slowdown(torch.device('cpu')) > m.SLOW)"
-    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=limited, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_settled_once(native, monkeypatch):
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: native)
+    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
+    settled, notices = with_dtype(accelerator, BackboneSettings(reference="x"))
+    assert (settled.reference, settled.dtype) == ("x", "bfloat16" if native else "float32") and notices == []
+    for dtype in ("bfloat16", "float32"):
+        assert with_dtype(accelerator, BackboneSettings(dtype=dtype)) == (BackboneSettings(dtype=dtype), [])
+
+
+def test_ranks_that_would_choose_different_types_all_take_float32(monkeypatch):
+    monkeypatch.setattr(launch, "exchange", lambda accelerator, native: [native, False, native, False])
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda device: True)
+    settled, (notice,) = with_dtype(SimpleNamespace(device=torch.device("cpu")), BackboneSettings())
+    assert settled.dtype == "float32"
+    assert notice.endswith("auto is float32 on all ranks, since bfloat16 is only emulated on ranks 1, 3")
 
 
 def test_a_tracker_that_is_not_installed_is_told_with_the_cure(tmp_path, monkeypatch):
@@ -121,6 +127,6 @@ def test_a_launch_that_has_not_come_together_is_refused(tmp_path, monkeypatch):
 
 
 def test_one_process_says_what_it_computes(tmp_path):
-    told = describe_launch(build_accelerator(tmp_path), Engine(), 4)
+    told = describe_launch(build_accelerator(tmp_path), Engine(), 4, "float32")
     assert told.startswith("launch: one process on cpu, ")
-    assert told.endswith("it computes 4 of a step's 4 micro-batches")
+    assert told.endswith(", backbone in float32; it computes 4 of a step's 4 micro-batches")

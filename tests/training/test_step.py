@@ -195,7 +195,7 @@ def test_what_is_not_finite_stops_the_run_before_the_weights(parts, where, value
         step(parts, 1, plan, optimizer)
     message = str(caught.value)
     assert message.startswith(f'step 2, task "{encoded.task.name}": the loss or a gradient is not finite')
-    first = parts.loaded[second.task].splits["train"][encoded.splits["train"].example_of(int(second.units[0]))]
+    first = parts.loaded[second.task].splits["train"][encoded.splits["train"].examples_of(int(second.units[0]))]
     assert f"{first.path}:{first.lines[0]}" in message
     assert "optimizer.prompt_learning_rate" in message
     assert "resume" not in message, "a run is not resumed under another learning rate"

@@ -1,1 +1,1 @@
-"""Families of tasks: how each is encoded."""
+"""Families of tasks: how each is encoded, decoded and scored."""

@@ -1,14 +1,15 @@
-"""Families of tasks: what of an example is scored, what scores are normalised over, and which figure judges them."""
+"""Families of tasks: what of an example is scored, which files hold such examples, and which figure judges them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from mpt.data.example import Example, Sentence
+from mpt.data.tags import split_tag
 
 FamilyName = Literal["ner", "slots", "chunk", "pos", "tag", "srl", "classification", "choice", "qa"]
 Metric = Literal["span_f1", "srl_f1", "accuracy", "macro_f1", "f1", "qa_f1"]
 Unit = Literal["words", "text", "choices", "passage"]
-SoftmaxOver = Literal["labels", "window", "example"]
-"""What scores are normalised over: the labels of a word, or one label's words of a window, or of an example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +34,19 @@ class Family:
     columns: tuple[str, ...] = ()
 
     @property
-    def softmax_over(self) -> SoftmaxOver:
-        """What scores are normalised over."""
-        if self.unit == "passage":
-            return "window"
-        return "example" if self.unit == "choices" else "labels"
+    def source_noun(self) -> str:
+        """What a file holds one after the other."""
+        return {"words": "sentence", "text": "text", "choices": "question", "passage": "question"}[self.unit]
 
     @property
     def noun(self) -> str:
         """What one example is called."""
-        if self.predicate:
-            return "predicate"
-        return {"words": "sentence", "text": "text", "choices": "question", "passage": "question"}[self.unit]
+        return "predicate" if self.predicate else self.source_noun
+
+    @property
+    def every_word(self) -> bool:
+        """Whether every word is scored."""
+        return self.unit == "words"
 
     @property
     def windowed(self) -> bool:
@@ -55,6 +57,29 @@ class Family:
     def labelled(self) -> bool:
         """Whether examples carry names out of a list of labels."""
         return not self.columns
+
+    def tags(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """What a head scores: for spans O, then B- and I- of each label; else the labels, or what has none."""
+        if self.spans:
+            return ("O", *(f"{prefix}-{label}" for label in labels for prefix in "BI"))
+        return self.columns or tuple(labels)
+
+    def label_of(self, tag: str) -> str | None:
+        """The label that a tag stands for: a span's type, None for O, or the tag itself; None where there are none."""
+        if self.spans:
+            return None if tag == "O" else split_tag(tag)[1]
+        return tag if self.labelled else None
+
+    def relabelled(self, tag: str, label: str | None) -> str:
+        """The tag with another label; without one a word of a span is O."""
+        if self.spans:
+            return "O" if label is None else f"{split_tag(tag)[0]}-{label}"
+        assert label is not None, "the schema refuses it"
+        return label
+
+    def asks(self, example: Example) -> bool:
+        """Whether there is anything to predict: a word is marked as the predicate, where tags are about one."""
+        return not self.predicate or (isinstance(example, Sentence) and example.predicate is not None)
 
 
 _WORD_FORMATS = ("conll", "conllu", "jsonl", "parquet", "hub")

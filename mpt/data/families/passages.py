@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from mpt.base.errors import DataError
-from mpt.data.encoded import EncodedSplit, Passages, places_of
-from mpt.data.example import Question
-from mpt.data.families.tokenization import NOTICES_SHOWN, WordPieces
-from mpt.data.manifest.task_spec import TaskSpec
-from mpt.data.ragged import starts_of
+from mpt.data.example import Example, Question
+from mpt.data.families.answers import Found, QaScore, answer_of, find_answers, score_found
+from mpt.data.families.task_family import Scores, TaskFamily
+from mpt.data.families.tokenization import WordPieces, capped, noticed
+from mpt.data.manifest.family_specs import QaSpec
+from mpt.data.ragged import joined, starts_of
+from mpt.data.windows import EncodedSplit, Passages, places_of
 
 START, END = 1, 2  # bits of the columns of a head
 _Array = Int32[np.ndarray, " n"]
 
 
 def encode_questions(
-    questions: Sequence[Question], word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool
+    questions: Sequence[Question], word_pieces: WordPieces, spec: QaSpec, *, labelled: bool
 ) -> tuple[EncodedSplit, list[str]]:
     """Tokenise questions and passages.
 
@@ -50,14 +52,51 @@ def encode_questions(
         build.add(question, asked[question.question.strip()], read[question.passage])
     if build.windowed and spec.long_policy == "error":
         told = [f"{where}: does not fit one window. Shorten it, or set long: window" for where in build.windowed]
-        raise DataError(told[:20] + ([f"... and {len(told) - 20} more"] if len(told) > 20 else []))
+        raise DataError(capped(told))
     return build.split(questions), build.notices()
+
+
+class PassageFamily(TaskFamily):
+    """A question has an answer that is a part of its passage, or none."""
+
+    @property
+    def _qa(self) -> QaSpec:
+        assert isinstance(self.spec, QaSpec), "the manifest refuses other formats"
+        return self.spec
+
+    def encode(
+        self, examples: Sequence[Example], word_pieces: WordPieces, labels: Sequence[str] | None
+    ) -> tuple[EncodedSplit, list[str]]:
+        """Windows over the passages; see `encode_questions`."""
+        questions = [example for example in examples if isinstance(example, Question)]
+        return encode_questions(questions, word_pieces, self._qa, labelled=labels is not None)
+
+    def gold(self, split: EncodedSplit, examples: Sequence[int], labels: Sequence[str]) -> list[tuple[str, ...]]:
+        """The answers that are accepted."""
+        assert split.passages is not None and split.passages.answers is not None, "a task's questions have answers"
+        return [split.passages.answers[example] for example in examples]
+
+    def decode(
+        self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"], labels: Sequence[str]
+    ) -> list[list[str]]:
+        """The answer as one item: a part of the passage, or "" for none."""
+        return [[answer_of(it, self.spec.no_answer_limit)] for it in self._find(scores, split, examples)]
+
+    def score(
+        self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"], labels: Sequence[str]
+    ) -> QaScore:
+        """Judge answers, and where there may be none also with the best limit for that."""
+        gold = self.gold(split, examples.tolist(), labels)
+        return score_found(gold, self._find(scores, split, examples), self.spec.no_answer_limit)
+
+    def _find(self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"]) -> list[Found]:
+        return find_answers(scores, split, examples, max_answer=self._qa.max_answer)
 
 
 class _Builder:
     """Windows of one question after the other."""
 
-    def __init__(self, word_pieces: WordPieces, spec: TaskSpec, *, labelled: bool) -> None:
+    def __init__(self, word_pieces: WordPieces, spec: QaSpec, *, labelled: bool) -> None:
         self.word_pieces, self.spec, self.labelled = word_pieces, spec, labelled
         self.room = word_pieces.room - len(word_pieces.between)
         self.pieces: list[_Array] = []
@@ -104,7 +143,7 @@ class _Builder:
         """All windows."""
         sizes = np.array([len(window) for window in self.pieces], dtype=np.int64)
         words = np.array([len(window) for window in self.positions], dtype=np.int64)
-        starts, ends = (np.ascontiguousarray(column) for column in _joined(self.spans, (0, 2)).T)
+        spans = joined([own.reshape(-1) for own in self.spans])
         numbers: dict[str, int] = {}
         of = [numbers.setdefault(question.passage, len(numbers)) for question in questions]
         segments = None
@@ -112,36 +151,31 @@ class _Builder:
             second = np.repeat(starts_of(sizes)[:-1] + self.second, sizes) <= np.arange(sizes.sum())
             segments = (second * self.word_pieces.second_segment).astype(np.uint8)
         return EncodedSplit(
-            pieces=_joined(self.pieces),
+            pieces=joined(self.pieces),
             piece_starts=starts_of(sizes),
             segments=segments,
-            positions=_joined(self.positions),
+            positions=joined(self.positions),
             word_starts=starts_of(words),
-            labels=_joined(self.labels) if self.labelled else None,
-            softmax_over="window",
+            labels=joined(self.labels) if self.labelled else None,
+            one_right=True,
             windows_of=starts_of(np.array(self.counts, dtype=np.int64)),
             places=places_of([(question.path, question.lines[0]) for question in questions]),
             passages=Passages(
                 texts=tuple(numbers),
                 of=np.array(of, dtype=np.int32),
                 answers=tuple(question.tags for question in questions) if self.labelled else None,  # type: ignore[misc]
-                starts=starts,
-                ends=ends,
-                max_answer=self.spec.max_answer,
-                no_answer_above=self.spec.no_answer_above if self.spec.no_answer else None,
+                starts=np.ascontiguousarray(spans[::2]),
+                ends=np.ascontiguousarray(spans[1::2]),
             ),
         )
 
     def notices(self) -> list[str]:
         """What the user should know, one line a kind."""
-        kinds = (
+        return noticed(
             (self.windowed, "questions whose passages are read in overlapping windows"),
             (self.cut, f"questions longer than {self.spec.max_question} word pieces or half a window, cut at the end"),
             (self.uncovered, "questions whose first answer has no word piece, trained as without an answer"),
         )
-        return [
-            f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
-        ]
 
 
 def _tokenised(texts: set[str], word_pieces: WordPieces) -> dict[str, Any]:
@@ -177,7 +211,3 @@ def _labels(count: int, wanted: tuple[int, int] | None, first: int) -> _Array:
     else:
         labels[0] = START | END
     return labels
-
-
-def _joined(rows: Sequence[Int32[np.ndarray, "..."]], empty: tuple[int, ...] = (0,)) -> Int32[np.ndarray, "..."]:
-    return np.concatenate(rows) if rows else np.zeros(empty, dtype=np.int32)

@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from mpt.base.errors import DataError
-from mpt.data.encoded import EncodedSplit, places_of
 from mpt.data.example import Sentence
-from mpt.data.manifest.task_spec import PredicateMark
+from mpt.data.manifest.family_specs import PredicateMark
 from mpt.data.ragged import ranges, starts_of
+from mpt.data.windows import EncodedSplit, places_of
 
 NOTICES_SHOWN = 3  # examples per kind of notice; the count is always given
+PROBLEMS_SHOWN = 20
 CHUNK = 8192  # sentences that are tokenised together; more are no faster and take more memory
 
 
@@ -332,11 +333,11 @@ class _Findings:
                 for where in [*self.windowed, *self.cut_words]
             ]
         if problems:
-            raise DataError(problems[:20] + ([f"... and {len(problems) - 20} more"] if len(problems) > 20 else []))
+            raise DataError(capped(problems))
 
     def notices(self) -> list[str]:
         """What the user should know, one line a kind."""
-        kinds = (
+        return noticed(
             (self.windowed, f"sentences longer than {self.room}, read in overlapping windows"),
             (self.without_piece, "words without a word piece, read as the unknown piece"),
             (self.cut_words, f"words longer than {self.room}, only their first pieces read"),
@@ -345,9 +346,17 @@ class _Findings:
                 "sentences with windows without their predicate, which predicate: suffix puts into all",
             ),
         )
-        return [
-            f"{what}: {len(places):,} (first: {', '.join(places[:NOTICES_SHOWN])})" for places, what in kinds if places
-        ]
+
+
+def noticed(*kinds: tuple[Sequence[str], str]) -> list[str]:
+    """A line for each kind of finding: what it is, how often, and the first places."""
+    return [f"{what}: {len(found):,} (first: {', '.join(found[:NOTICES_SHOWN])})" for found, what in kinds if found]
+
+
+def capped(problems: Sequence[str]) -> list[str]:
+    """The first problems in words, and the number of the others."""
+    more = len(problems) - PROBLEMS_SHOWN
+    return [*problems[:PROBLEMS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, int, int, int]]:

@@ -1,13 +1,19 @@
-"""Column files: CoNLL (one word a line, blank line between sentences) and CoNLL-U."""
+"""Column files: CoNLL (one word a line, blank line between sentences) and CoNLL-U.
+
+A file comes back byte for byte with its tag column replaced, or with one appended when it had none.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from mpt.base.errors import DataError, did_you_mean
-from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, split_lines
-from mpt.data.tags import undeclared_tags
+from mpt.data.example import Sentence
+from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, quoted, read_text, split_lines
+from mpt.data.tags import from_bio, split_tag, undeclared_tags
 
 CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """Source: https://universaldependencies.org/format.html"""
@@ -15,6 +21,7 @@ CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "depre
 DELIMITERS = {"tab": "\t", "space": " "}
 _BLANK = " \t"
 _FIELD = re.compile(r"[^ \t]+")
+_SPAN_TAG = re.compile(r"O|[BIESLU]-.+")
 
 LineKind = Literal["blank", "comment", "docstart", "skipped", "word"]
 
@@ -123,6 +130,66 @@ def word_column_of(source: SourceFormat) -> int:
     if isinstance(column, str):
         raise DataError(f'columns.word "{column}" is a name; only conllu has named columns. Write its index, from 0')
     return column
+
+
+def column_edits(
+    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
+) -> Edits:
+    """Return, for each line that holds a word, the function that puts its tag there.
+
+    Raises:
+        DataError: A tag cannot stand in a column, or the file would get a second tag column.
+    """
+    column, delimiter = tag_column_of(source), delimiter_of(source)
+    if column is None and source.format == "conllu":
+        raise DataError(f"{path}: CoNLL-U has ten columns. Name the one to write, such as columns.tag: upos")
+    values: dict[int, str] = {}
+    for sentence, predicted in zip(sentences, tags, strict=True):
+        values.update(zip(sentence.lines, from_bio(predicted, source.scheme), strict=True))
+    lines = split_lines(read_text(path, source.encoding))
+    rows = {number: split_fields(lines[number - 1], delimiter) for number in values}
+    _check_column(path, column, rows)
+    _check_values(set(values.values()), delimiter)
+    if column is None:
+        _check_no_tags(path, source, list(rows.values()), set(values.values()))
+    return {number: partial(replace_field, delimiter=delimiter, column=column, value=values[number]) for number in rows}
+
+
+def _check_column(path: Path, column: int | None, rows: Mapping[int, Sequence[str]]) -> None:
+    for number, row in rows.items():
+        if column is not None and not -len(row) <= column < len(row):
+            raise DataError(f"{path}:{number}: no column {column} to replace. Leave columns.tag out to append one")
+
+
+def _check_values(values: Iterable[str], delimiter: str) -> None:
+    breaks = re.compile(r"\s" if delimiter in ("tab", "space", "whitespace") else r"\s|" + re.escape(delimiter))
+    for value in sorted(values):
+        if not value or breaks.search(value):
+            raise DataError(
+                f"tag {quoted(value)} cannot stand in a column: it is empty or holds white space or {delimiter}"
+            )
+
+
+def _check_no_tags(path: Path, source: SourceFormat, rows: Sequence[Sequence[str]], predicted: set[str]) -> None:
+    """Refuse to append predictions where a column holds tags already: two tag columns without names get mixed up."""
+    width, word = min(map(len, rows)), word_column_of(source)
+    for column in set(range(width)) - {word % width}:
+        values = [row[column] for row in rows]
+        if _holds_tags(values, predicted, raw=source.scheme == "raw"):
+            raise DataError(
+                f"{path}: column {column} holds tags already, such as {quoted(max(values, key=len))}. "
+                f"Set columns.tag: {column} to replace them, or remove the column"
+            )
+
+
+def _holds_tags(values: Sequence[str], predicted: set[str], *, raw: bool) -> bool:
+    """Say whether a column holds tags of the predicted kind; chunk tags beside entities, for example, are not."""
+    if raw:
+        return sum(value in predicted for value in values) >= len(values) / 2
+    if not all(map(_SPAN_TAG.fullmatch, values)):
+        return False
+    types, known = ({split_tag(tag)[1] for tag in tags} - {""} for tags in (set(values), predicted))
+    return not (types and known and types.isdisjoint(known))
 
 
 @dataclass(slots=True)

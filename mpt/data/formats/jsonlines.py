@@ -1,12 +1,16 @@
 """JSON lines: one object a line, with words and tags (jsonl) or with text and character spans (jsonl_spans)."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mpt.base.errors import DataError, did_you_mean
-from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, split_lines
-from mpt.data.formats.words import CharSpan, tag_words
+from mpt.data.example import Sentence
+from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, join_surrogates, quoted, split_lines
+from mpt.data.formats.words import CharSpan, char_spans, tag_words, word_offsets
+from mpt.data.tags import from_bio
 
 
 def read_jsonl(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
@@ -36,6 +40,24 @@ def read_jsonl_spans(text: str, source: SourceFormat, problems: Problems) -> Ite
                 yield sentence
 
 
+def object_edits(
+    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
+) -> Edits:
+    """Return, for each line that holds an object, the function that puts its tags or spans there."""
+
+    def edit(line: str, sentence: Sentence, predicted: Sequence[str]) -> str:
+        record = parse_json(join_surrogates(line))
+        if source.format == "jsonl":
+            record[source.tags_field or "tags"] = from_bio(predicted, source.scheme)
+        else:
+            text = record[source.text_field]
+            record[source.spans_field or "spans"] = char_spans(text, word_offsets(text, sentence.words), predicted)
+        return json.dumps(record, ensure_ascii=not source.encoding.startswith("utf"))
+
+    pairs = zip(sentences, tags, strict=True)
+    return {s.lines[0]: partial(edit, sentence=s, predicted=predicted) for s, predicted in pairs}
+
+
 def read_objects(text: str, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of each line that is not blank."""
     for number, line in enumerate(split_lines(text), 1):
@@ -52,6 +74,11 @@ def read_objects(text: str, problems: Problems) -> Iterator[tuple[int, dict[str,
                 yield number, record
             else:
                 problems.add(number, f"expected an object, one a line, got {quoted(line)}")
+
+
+def json_lines(objects: Iterable[object]) -> str:
+    """Write an object a line."""
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects)
 
 
 def parse_json(text: str) -> Any:

@@ -6,7 +6,7 @@ order: `(ARG0*` opens an argument, `*)` closes it, `*` does neither.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from mpt.base.errors import DataError
 from mpt.data.example import Sentence
 from mpt.data.formats.columns import DELIMITERS, line_kind, split_fields, word_column_of
-from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, split_lines
+from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, quoted, split_lines
 from mpt.data.tags import Span, bio_from_spans, spans
 
 NO_PREDICATE = "-"
@@ -66,23 +66,17 @@ def check_predicates(raw: Sequence[RawSentence], problems: Problems) -> None:
             problems.add(line, f"the predicate {word} is not inside its V, which is {at}")
 
 
-def props_lines(
-    path: Path, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]], source: SourceFormat
-) -> dict[int, Callable[[str], str]]:
+def props_edits(
+    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
+) -> Edits:
     """Return, for each line that holds a word, the function that puts its arguments there.
-
-    Args:
-        path: The file, for messages.
-        sentences: All of the file, one a predicate.
-        tags: BIO2 tags of each.
-        source: The layout.
 
     Raises:
         DataError: A role cannot stand in brackets.
     """
     assert source.argument_column is not None, "the layout says where arguments stand"
     _check_roles(path, tags)
-    edits: dict[int, Callable[[str], str]] = {}
+    edits: Edits = {}
     for lines, group in groupby(zip(sentences, tags, strict=True), key=lambda pair: pair[0].lines):
         columns = [_brackets(predicted) for sentence, predicted in group if sentence.predicate is not None]
         for index, line in enumerate(lines):

@@ -1,29 +1,19 @@
-"""Files of questions about passages, with answers at offsets in characters.
+"""A question about a passage as a file has it, whatever the file's layout, and its answers checked.
 
-Everything that is wrong in a file is found before any of it is used, and raised at once with file, line, path in the
-document and id. Offsets are verified and never moved; passages stay as they are, outer white space included.
+Offsets are verified and never moved; passages stay as they are, outer white space included.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mpt.base.errors import DataError
+from mpt.base.errors import DataError, placed
 from mpt.data.example import Answer, Question
-from mpt.data.formats.qa_entry import Entry, Names, field_of, list_of, text_of
-from mpt.data.formats.record import record_entries, record_predictions
-from mpt.data.formats.source import Problems, quoted, read_text
-from mpt.data.formats.squad import squad_entries
-from mpt.data.formats.writers import refuse_input, write_whole
+from mpt.data.formats.jsonlines import member
+from mpt.data.formats.source import quoted, require_text
 
 QaFormat = Literal["squad", "record"]
-DROPPED_SHOWN = 3
-_ENTRIES: Mapping[QaFormat, Callable[[str, Problems], Iterator[Entry]]] = {
-    "squad": squad_entries,
-    "record": record_entries,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,61 +35,59 @@ class QaSource:
     on_bad_answer: Literal["error", "drop"] = "error"
     labelled: bool = True
 
+    def without_gold(self) -> "QaSource":
+        """Return the layout of the same file, its answers left unread, for prediction."""
+        return replace(self, labelled=False)
 
-def read_questions(path: Path, source: QaSource) -> tuple[list[Question], list[str]]:
-    """Read all questions of a file, in its order.
 
-    Returns:
-        The questions, and notices about dropped answers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What a layout calls the parts of a question.
 
-    Raises:
-        DataError: The file is missing, undecodable, malformed or not as declared; lists every problem with
-            `file:line`, the first 20 in words.
+    Attributes:
+        id: A text that names the question in its file, or with `numbered` a whole number.
+        question: What is asked.
+        start: Offset of an answer's first character.
+        end: Offset of its last character; None where only the text tells it.
+        numbered: See `id`.
+        impossible: Whether it has no answer; None where every question has one.
     """
-    problems = Problems(path)
-    text = read_text(path, source.encoding)
-    questions: list[Question] = []
-    dropped: list[str] = []
-    seen: dict[str, str] = {}
-    for found in _ENTRIES[source.format](text, problems):
-        try:
-            question, bad = _question(found, source, str(path))
-            if question.id in seen:
-                raise DataError(
-                    f"the {found.names.id} is that of {seen[question.id]}, too. Ids name predictions: make them differ"
-                )
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(found.line, f"{found.name}: {problem}")
-            continue
-        seen[question.id] = f"{found.place} in line {found.line}"
-        dropped += [f"{path}:{found.line}: {found.name}: {problem}" for problem in bad]
-        if not bad or question.answers:
-            questions.append(question)
-    if not questions and not problems:
-        problems.add(0, "no question in this file")
-    problems.raise_any()
-    notice = f"answers dropped because they are not at their offset: {len(dropped):,}"
-    return questions, [f"{notice} (first: {'; '.join(dropped[:DROPPED_SHOWN])})"] if dropped else []
+
+    id: str
+    question: str
+    start: str
+    end: str | None = None
+    numbered: bool = False
+    impossible: str | None = None
 
 
-def write_questions(
-    path_in: Path, source: QaSource, questions: Sequence[Question], answers: Sequence[str], path_out: Path
-) -> None:
-    """Write answers as the official scripts read them: `{id: answer}`, or of ReCoRD a line for each question.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An item of `qas`, unchecked.
 
-    Raises:
-        DataError: The output is the input, or cannot be written.
+    Attributes:
+        record: The item.
+        names: How its parts are called.
+        context: The passage it is about.
+        article: Number of the document it belongs to.
+        place: Path in the document, or in the line.
+        line: The line that it begins in, counted from 1.
     """
-    refuse_input(path_in, path_out)
-    found = {question.id: answer for question, answer in zip(questions, answers, strict=True)}
-    if source.format == "record":
-        write_whole(path_out, record_predictions(found), "utf-8")
-    else:
-        write_whole(path_out, json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+    record: Mapping[str, Any]
+    names: Names
+    context: str
+    article: int
+    place: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        """Path and id."""
+        return f"{self.place} ({self.names.id} {json.dumps(self.record.get(self.names.id), ensure_ascii=False)})"
 
 
-def _question(entry: Entry, source: QaSource, path: str) -> tuple[Question, list[str]]:
+def question_of(entry: Entry, source: QaSource, path: str) -> tuple[Question, list[str]]:
     """The question, and what is wrong with answers that were dropped."""
     name = _id(entry)
     asked = text_of(entry.record, entry.names.question)
@@ -193,3 +181,34 @@ def _elsewhere(answer: Answer, passage: str, names: Names) -> str:
         return " The context does not hold this text. Correct the answer, or set on_bad_answer: drop"
     where = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
     return f" The text stands at {where}. Correct {names.start}, or set on_bad_answer: drop"
+
+
+def text_of(record: Any, name: str, place: str = "") -> str:
+    """A text that is not blank; of what stands at `place` in the document.
+
+    Raises:
+        DataError: There is none.
+    """
+    return require_text(field_of(record, name, place), _at(place) + name)
+
+
+def list_of(record: Any, name: str, place: str = "") -> list[Any]:
+    """A list; see `text_of`."""
+    value = field_of(record, name, place)
+    if not isinstance(value, list):
+        raise DataError(f"{_at(place)}{name} must be a list, got {quoted(json.dumps(value))}")
+    return value
+
+
+def field_of(record: Any, name: str, place: str = "") -> Any:
+    """A field of an object; see `text_of`."""
+    if not isinstance(record, dict):
+        raise DataError(f"{_at(place)}expected an object, got {quoted(json.dumps(record))}")
+    try:
+        return member(record, name)
+    except DataError as error:
+        raise placed(error, place) from None
+
+
+def _at(place: str) -> str:
+    return f"{place}: " if place else ""

@@ -1,20 +1,34 @@
-"""JSON documents of slot-filling data: snips (text in chunks) and rasa (text with character spans)."""
+"""Running text as sentences: plain lines, and documents of slot filling, snips (chunks) and rasa (character spans).
+
+Predictions for them are JSON lines with `text`, `words`, `tags` and `spans`.
+"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from mpt.base.errors import DataError
+from mpt.data.example import Sentence
 from mpt.data.formats.json_walk import items, members, read_document, skip
-from mpt.data.formats.jsonlines import char_spans_of, member, parse_json
-from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted
-from mpt.data.formats.words import CharSpan, tag_words
+from mpt.data.formats.jsonlines import char_spans_of, json_lines, member, parse_json
+from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, read_text, split_lines, write_text
+from mpt.data.formats.words import CharSpan, char_spans, tag_words, word_offsets
+from mpt.data.tags import from_bio
 
 RASA_EXAMPLES = ("common_examples", "intent_examples", "entity_examples")
 """Lists under rasa_nlu_data that all hold training examples; only the first is usual.
 
 Source: rasa_nlu 0.x, training_data/formats/rasa.py.
 """
+
+
+def read_lines(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+    """Yield a sentence for each line that is not blank."""
+    for number, line in enumerate(split_lines(text), 1):
+        sentence = tag_words(line, None, number, problems) if line.strip() else None
+        if sentence is not None:
+            yield sentence
 
 
 def read_snips(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
@@ -47,6 +61,35 @@ def read_rasa(text: str, source: SourceFormat, problems: Problems) -> Iterator[R
     for key, at in members(text, top["rasa_nlu_data"]):
         if key in RASA_EXAMPLES and isinstance(data[key], list):
             yield from _sentences(text, at, _rasa_example, source, problems)
+
+
+def write_running(
+    path_in: Path,
+    source: SourceFormat,
+    raw: Sequence[RawSentence],
+    sentences: Sequence[Sentence],
+    tags: Sequence[Sequence[str]],
+    path_out: Path,
+) -> None:
+    """Write an object for each sentence, and for each blank one of plain lines, so that line numbers stay the same."""
+    empty = _object("", [], [], source)
+    objects: list[dict[str, Any]] = []
+    for found, sentence, predicted in zip(raw, sentences, tags, strict=True):
+        assert found.text is not None, "running text was checked to be there"
+        if source.format == "text":
+            objects += [empty] * (sentence.lines[0] - 1 - len(objects))
+        objects.append(_object(found.text, sentence.words, predicted, source))
+    if source.format == "text":
+        lines = read_text(path_in, source.encoding).removesuffix("\n").count("\n") + 1
+        objects += [empty] * (lines - len(objects))
+    write_text(path_out, json_lines(objects))
+
+
+def _object(text: str, words: Sequence[str], tags: Sequence[str], source: SourceFormat) -> dict[str, Any]:
+    record: dict[str, Any] = {"text": text, "words": [*words], "tags": from_bio(tags, source.tag_scheme)}
+    if source.tag_scheme != "raw":
+        record["spans"] = char_spans(text, word_offsets(text, words), tags)
+    return record
 
 
 def _snips_utterance(utterance: Any) -> tuple[str, list[CharSpan]]:

@@ -1,18 +1,24 @@
-"""How a data file is laid out, and the text in it.
+"""How a file of sentences is laid out; the text of any data file, read and written, and what is wrong in it.
 
-Nothing is sniffed: a `SourceFormat` declares the layout, readers hold the file to it, and every departure is collected
-with its line, so that one run of a reader shows all that is wrong in a file.
+Nothing is sniffed: a layout is declared, readers hold the file to it, and every departure is collected with its line,
+so that one run of a reader shows all that is wrong in a file.
 """
 
 import codecs
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mpt.base.errors import DataError, did_you_mean
+from mpt.base.files import replace_durable
 from mpt.data.tags import Repair, Scheme
 
 Format = Literal["conll", "conllu", "props", "jsonl", "jsonl_spans", "parquet", "snips", "rasa", "text"]
+
+Edits = dict[int, Callable[[str], str]]
+"""What becomes of lines of a file, by number."""
 
 SPAN_FORMATS = ("props", "jsonl_spans", "snips", "rasa")
 """Formats that mark spans by brackets or character offsets and have no tags."""
@@ -84,7 +90,7 @@ class SourceFormat:
         """Whether tags are about a predicate."""
         return self.format == "props" or self.predicate_field is not None
 
-    def without_tags(self) -> "SourceFormat":
+    def without_gold(self) -> "SourceFormat":
         """Return the layout of the same file, its tags left unread, for prediction."""
         return replace(self, tag_column=None, argument_column=None, tags_field=None, spans_field=None)
 
@@ -146,6 +152,26 @@ def quoted(text: str, limit: int = 100) -> str:
     return '"' + shown.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace('"', '\\"') + '"'
 
 
+def require_text(value: object, name: str) -> str:
+    """A text that is not blank.
+
+    Raises:
+        DataError: The value is none; `name` is what messages call it.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
+    if not value.strip():
+        raise DataError(f"{name} is empty")
+    if holds_half(value):
+        raise DataError(f"{name} holds half of a surrogate pair, which is no character: {quoted(value)}")
+    return value
+
+
+def holds_half(text: str) -> bool:
+    """Whether half of a surrogate pair is in it (from CESU-8 or JSON escapes), which no tokenizer takes."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def read_text(path: Path, encoding: str) -> str:
     """Read a file, its byte order mark removed and surrogate pairs joined.
 
@@ -184,7 +210,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes, *, path: Path, encoding: str) -> str:
-    """Turn bytes into text, byte order mark included, so that `encode` gives the same bytes back.
+    """Turn bytes into text, byte order mark included, so that `write_edited` gives the same bytes back.
 
     Raises:
         DataError: The encoding is unknown, or some bytes are not in it; names the place of each.
@@ -196,11 +222,6 @@ def decode(data: bytes, *, path: Path, encoding: str) -> str:
         raise DataError(f'{path}: encoding "{encoding}" is not a text encoding that Python knows') from error
     except UnicodeDecodeError:
         raise _undecodable(data, path, encoding) from None
-
-
-def encode(text: str, encoding: str) -> bytes:
-    """Turn text back into the bytes that `decode` read."""
-    return text.encode(*_codec(encoding))
 
 
 def split_lines(text: str) -> list[str]:
@@ -243,3 +264,52 @@ def _encoding_hint(data: bytes, at: int, encoding: str) -> str:
     if data[at] == 0xED and encoding != "utf-8-surrogatepass":
         return "If it is half of a surrogate pair (CESU-8), set encoding: utf-8-surrogatepass"
     return "If the file is latin-1, set encoding: latin-1"
+
+
+def refuse_input(path_in: Path, path_out: Path) -> None:
+    """Refuse to write predictions over the file that they are for."""
+    if path_out.exists() and path_out.samefile(path_in):
+        raise DataError(f"{path_out}: is the input file. Write the predictions to another file")
+
+
+def write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
+    """Write a file whole or not at all; an older one is replaced.
+
+    Raises:
+        DataError: It cannot be written, or the text not in that encoding.
+    """
+    _write(path, _encoded(text, encoding))
+
+
+def write_edited(path_in: Path, edits: Edits, path_out: Path, encoding: str) -> None:
+    """Write a file with some lines changed; byte order mark, line ends and other lines stay as they are.
+
+    Raises:
+        DataError: See `write_text`; or the file cannot be written back byte for byte.
+    """
+    data = read_bytes(path_in)
+    text = decode(data, path=path_in, encoding=encoding)
+    if _encoded(text, encoding) != data:
+        raise DataError(f"{path_in}: cannot be written back byte for byte in {encoding}. Convert it to utf-8")
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    lines = text.removeprefix(mark).split("\n")
+    for number, edit in edits.items():
+        line = lines[number - 1]
+        body = line.removesuffix("\r")
+        lines[number - 1] = edit(body) + line[len(body) :]
+    _write(path_out, _encoded(mark + "\n".join(lines), encoding))
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    try:
+        return text.encode(*_codec(encoding))
+    except UnicodeEncodeError as error:
+        shown = quoted(text[error.start : error.end])
+        raise DataError(f"{shown} cannot be written in {encoding}, the encoding of the input file") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        replace_durable(path, data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error

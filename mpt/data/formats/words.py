@@ -62,6 +62,13 @@ def find_words(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
     return None if text[end:].strip() else found
 
 
+def word_offsets(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """The offsets of words that are known to be those of a text."""
+    offsets = find_words(text, words)
+    assert offsets is not None, "the words were checked against the text"
+    return offsets
+
+
 def tag_words(text: str, entities: Sequence[CharSpan] | None, line: int, problems: Problems) -> RawSentence | None:
     """Split text into words and write its entities as BIO2 tags.
 

@@ -18,10 +18,9 @@ from pydantic import Field, model_validator
 from mpt.base.errors import ManifestError, did_you_mean
 from mpt.base.strict_yaml import FieldErrors, Settings, build
 from mpt.base.yaml_tree import Document, Node, read_document
-from mpt.data.families.family import FAMILIES
-from mpt.data.formats.source import SPAN_FORMATS
-from mpt.data.manifest.meaning import has_meaning
-from mpt.data.manifest.task_spec import Mixture, Name, TaskName, TaskSpec
+from mpt.data.families.family import FAMILIES, FamilyName
+from mpt.data.manifest.format_specs import DEFAULT_FORMAT, SPECS, AnySpec, nonsense
+from mpt.data.manifest.task_spec import ORDER, Mixture, Name, TaskName, TaskSpec
 
 _UNHASHED = {"license", "citation", "enabled"}  # they change no number
 
@@ -32,7 +31,7 @@ class _File(Settings):
     version: Literal[1]
     name: Name
     root: str = "."
-    tasks: Annotated[dict[TaskName, TaskSpec], Field(min_length=1)]
+    tasks: Annotated[dict[TaskName, AnySpec], Field(min_length=1)]
     mixture: Mixture = Field(default_factory=Mixture)
 
     @model_validator(mode="after")
@@ -122,7 +121,7 @@ def load_manifest(path: Path) -> Manifest:
     document = read_document(path, error=ManifestError, kind="manifest")
     document = _with_version_checked(document)
     root = _resolve_root(path, document)
-    document = _with_defaults(document)
+    document = _with_sense(_with_defaults(document))
     content = build(document, _File, error=ManifestError)
     assert root is not None, "a wrong root is a problem that build() raises"
     return Manifest(
@@ -189,7 +188,7 @@ def _with_defaults(document: Document) -> Document:
 def _default_problems(defaults: Node) -> list[str]:
     assert isinstance(defaults.value, dict), defaults
     never = {"files", "hub", "sha256", "citation"}
-    known = [name for name in TaskSpec.model_fields if name not in never]
+    known = [name for name in ORDER if name not in never]
     return [
         f"{defaults.keys[key]}: {defaults.path}.{key}: belongs to one task and has no default. Move it there."
         if key in never
@@ -210,19 +209,49 @@ def _merged(task: Node, defaults: Node) -> Node:
 
 def _applies(key: str, task: Node, defaults: Node) -> bool:
     """Tell whether a default has a meaning for a task; a field that the task sets itself is its own affair."""
-    if key not in TaskSpec.model_fields:
+    if key not in ORDER:
         return False  # reported once, for the defaults themselves
-
-    def said(name: str, otherwise: str = "") -> Any:
-        node = task.child(name) or defaults.child(name)
-        return node.value if node is not None else otherwise
-
-    form, family = said("format", "conll"), said("family")
-    kind = FAMILIES.get(family)
-    if kind is None:
+    form, family = _kind_of(task, defaults)
+    if family is None:
         return True  # reported for the family
-    if not has_meaning(key, kind, form) or (key == "scheme" and not (kind.spans and form not in SPAN_FORMATS)):
+    if form is not None and (key not in SPECS[form].model_fields or nonsense(key, family, form)):
+        return False
+    if key == "scheme" and not FAMILIES[family].spans:
         return False
     source = task.child("files") or task.child("hub")
     own = {"dev_fraction": ("dev",), "test_fraction": ("test",), "dev_by": ("dev", "test")}.get(key, ())
     return source is None or not own or any(source.child(split) is None for split in own)
+
+
+def _kind_of(*nodes: Node) -> tuple[str | None, FamilyName | None]:
+    """Format and family that the first of some nodes declares; None where there is none of this name."""
+    form, family = (
+        next((child.value for node in nodes if (child := node.child(name)) is not None), otherwise)
+        for name, otherwise in (("format", DEFAULT_FORMAT), ("family", None))
+    )
+    return next((it for it in SPECS if it == form), None), next((it for it in FAMILIES if it == family), None)
+
+
+def _with_sense(document: Document) -> Document:
+    """Name every task's format, and take out the fields that say nothing in it, each a problem where it stands."""
+    root = document.root
+    tasks = root.child("tasks")
+    if tasks is None or not isinstance(tasks.value, dict) or not isinstance(root.value, dict):
+        return document
+    sound = {name: _sound(task, document.problems) for name, task in tasks.value.items()}
+    return replace(document, root=replace(root, value={**root.value, "tasks": replace(tasks, value=sound)}))
+
+
+def _sound(task: Node, problems: list[str]) -> Node:
+    if not isinstance(task.value, dict):
+        return task
+    form, family = _kind_of(task)
+    kept = dict(task.value)
+    for key, child in task.value.items():
+        reason = nonsense(key, family, form) if family and form and key in ORDER else None
+        if reason is not None:
+            problems.append(f"{child.location}: {reason}")
+        if reason is not None or (form and key in ORDER and key not in SPECS[form].model_fields):
+            del kept[key]
+    kept.setdefault("format", Node(value=DEFAULT_FORMAT, where=task.where, path=f"{task.path}.format"))
+    return replace(task, value=kept)

@@ -1,30 +1,42 @@
-"""What a manifest may say about a task and about the mixture: fields, defaults and their contradictions.
+"""What a manifest may say about any task: where its data lie, and what training does with it.
 
-Nothing is sniffed. The format, the columns and the tag scheme of every task are declared here and verified against the
-data when it is read.
+Nothing is sniffed. The format, the columns and the tag scheme of every task are declared and verified against the data
+when it is read. Each format has a class of its own in `mpt.data.manifest.format_specs`, with the fields that say
+something there; what families have in common is in `mpt.data.manifest.family_specs`.
 """
 
 import codecs
 import re
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from mpt.base.errors import did_you_mean
 from mpt.base.strict_yaml import FieldErrors, Settings
 from mpt.data.families.family import FAMILIES, Family, FamilyName, Metric
-from mpt.data.formats.columns import CONLLU_COLUMNS
-from mpt.data.formats.source import SPAN_FORMATS, Format
-from mpt.data.manifest.meaning import FORMATS_OF_FIELD, has_meaning
-from mpt.data.manifest.source_spec import Columns, Each, Fields, Files, HubSource
-from mpt.data.manifest.template import default_template, template_problem, verbalizer_problem
-from mpt.data.tags import Repair, Scheme
+from mpt.data.formats.layouts import Layout
+from mpt.data.manifest.source_spec import Files, HubSource
+from mpt.data.tags import Scheme
 
 Split = Literal["train", "dev", "test"]
-PredicateMark = Literal["suffix", "segment"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+ORDER = (
+    *("family", "files", "hub", "dev_fraction", "test_fraction", "dev_by", "format", "columns", "fields", "each"),
+    *("quoted", "label_of", "questions", "delimiter", "comment_prefix", "docstart", "encoding", "scheme", "labels"),
+    *("label_map", "verbalizer", "template", "on_unseen_label", "repair", "predicate", "long", "no_piece", "stride"),
+    *("max_question", "max_answer", "no_answer", "no_answer_above", "on_bad_answer", "max_examples", "streamed"),
+    *("shots", "max_epochs", "rate", "loss_weight", "score", "positive", "enabled", "license", "citation", "sha256"),
+)
+"""Every field of every task, in the order in which digests and checkpoints have them."""
 
 
 def _name(value: str) -> str:
@@ -39,46 +51,33 @@ def _task_name(value: str) -> str:
     return value
 
 
+def _encoding(value: str) -> str:
+    try:
+        codec = None if value == "utf-8-surrogatepass" else codecs.lookup(value)
+    except (LookupError, ValueError):
+        raise ValueError(f'"{value}" is not an encoding that Python knows. Usual: utf-8, latin-1, cp1252.') from None
+    if not getattr(codec, "_is_text_encoding", True):
+        raise ValueError(f'"{value}" is not a text encoding. Usual: utf-8, latin-1, cp1252.')
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 TaskName = Annotated[str, AfterValidator(_task_name)]
+Fraction = Annotated[float, Field(gt=0, le=0.5)]
 
 
 class TaskSpec(Settings):
-    """One task as the manifest declares it, defaults filled in."""
+    """One task as the manifest declares it, defaults filled in: what every task has."""
 
     family: FamilyName
     files: Files | None = None
     hub: HubSource | None = None
-    dev_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
-    test_fraction: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    dev_fraction: Fraction | None = None
+    test_fraction: Fraction | None = None
     dev_by: Literal["sentence", "document"] = "sentence"
-    format: Literal[Format, "hub", "csv", "squad", "record"] = "conll"
-    columns: Columns | None = None
-    fields: Fields = Field(default_factory=Fields)
-    each: Each | None = None
-    quoted: bool = True
-    label_of: dict[str, str] = Field(default_factory=dict)
-    questions: dict[str, str] = Field(default_factory=dict)
-    delimiter: str = "whitespace"
-    comment_prefix: str | None = None
-    docstart: str | None = None
-    encoding: str = "utf-8"
-    scheme: Scheme | None = None
-    labels: tuple[str, ...] | Literal["auto"] = "auto"
-    label_map: dict[str, str | None] = Field(default_factory=dict)
-    verbalizer: dict[str, str] = Field(default_factory=dict)
-    template: str | None = None
-    on_unseen_label: Literal["error", "map_to_o", "drop_sentence"] = "error"
-    repair: Repair = "error"
-    predicate: PredicateMark = "suffix"
+    format: Any  # each class narrows it
+    encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"
     long: Literal["window", "cut", "error"] | None = None
-    no_piece: Literal["unknown", "error"] = "unknown"
-    stride: PositiveInt = 128
-    max_question: PositiveInt = 64
-    max_answer: PositiveInt = 30
-    no_answer: bool = False
-    no_answer_above: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    on_bad_answer: Literal["error", "drop"] = "error"
     max_examples: PositiveInt | None = None
     streamed: bool = False
     shots: tuple[PositiveInt, ...] = ()
@@ -86,7 +85,6 @@ class TaskSpec(Settings):
     rate: PositiveFloat | None = None
     loss_weight: PositiveFloat = 1.0
     score: Metric | None = None
-    positive: str | None = None
     enabled: bool = True
     license: str | None = None
     citation: str | None = None
@@ -105,267 +103,122 @@ class TaskSpec(Settings):
     @property
     def tag_scheme(self) -> Scheme:
         """Scheme of the tags that a reader meets: `raw` where they are no spans, `iob2` for files that hold spans."""
-        return (self.scheme or "iob2") if self.kind.spans else "raw"
-
-    @property
-    def listed_labels(self) -> tuple[str, ...] | None:
-        """Labels as declared, in a list or with a word each; None where they come from train."""
-        if self.labels != "auto":
-            return self.labels
-        return tuple(self.verbalizer) or None
-
-    @property
-    def cloze(self) -> str | None:
-        """The template that texts are put into; None where no word stands for a label."""
-        if not self.verbalizer:
-            return None
-        return self.template or default_template(pair=self._paired)
-
-    @property
-    def _paired(self) -> bool:
-        return self.fields.pair is not None and self.format != "text"
+        return "iob2" if self.kind.spans else "raw"
 
     @property
     def long_policy(self) -> str:
         """What happens to an example that does not fit: words and passages are windowed, whole texts cut."""
         return self.long or ("window" if self.kind.windowed else "cut")
 
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, value: str) -> str:
-        if value == "utf-8-surrogatepass":
-            return value
-        try:
-            codec = codecs.lookup(value)
-        except (LookupError, ValueError):
-            raise ValueError(
-                f'"{value}" is not an encoding that Python knows. Usual: utf-8, latin-1, cp1252.'
-            ) from None
-        if not getattr(codec, "_is_text_encoding", True):
-            raise ValueError(f'"{value}" is not a text encoding. Usual: utf-8, latin-1, cp1252.')
-        return value
+    @property
+    def cloze(self) -> str | None:
+        """The template that texts are put into; None where no word stands for a label."""
+        return None
 
-    @field_validator("delimiter")
-    @classmethod
-    def _known_delimiter(cls, value: str) -> str:
-        if value in ("tab", "space", "whitespace") or (len(value) == 1 and value.isprintable() and value != " "):
-            return value
-        hint = " (in single quotes it is two characters)" if value == "\\t" else ""
-        raise ValueError(f'"{value}" is not tab, space, whitespace or one character{hint}. Write one of these names.')
+    @property
+    def counted_label(self) -> str | None:
+        """The label whose F1 is the task's; None where no single label counts."""
+        return None
+
+    @property
+    def no_answer_limit(self) -> float | None:
+        """By how much "" must score more to be an answer; None where every input has one."""
+        return None
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether its files say where a document begins."""
+        return False
+
+    def layout(self, name: str | None = None) -> Layout:
+        """How its files are laid out, for reading them and for writing predictions in the same form.
+
+        Args:
+            name: The file, relative to root; None stands for one whose gold is not read.
+
+        Raises:
+            DataError: The manifest does not tell what it must about that file.
+        """
+        raise NotImplementedError
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said = handler(self)
+        return {name: said[name] for name in ORDER if name in said}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = {
-            **self._source_problems(),
-            **self._format_problems(),
-            **self._family_problems(),
-            **self._label_problems(),
-            **self._positive_problems(),
-            **self._cloze_problems(),
-            **self._stream_problems(),
-        }
+        problems = self._problems()
         if problems:
             raise FieldErrors(problems)
         return self
 
-    def _source_problems(self) -> dict[str, str]:
-        problems: dict[str, str] = {}
-        if (self.files is None) == (self.hub is None):
-            problems["files"] = (
-                "give either files or hub." if self.files is None else "files and hub exclude each other."
-            )
-        if (self.hub is not None) != (self.format == "hub"):
-            problems["format"] = "format: hub and hub: {path, revision} belong together. Give both or neither."
-        has_dev = bool((self.files and self.files.dev) or (self.hub and self.hub.dev))
-        if self.test_fraction is not None and ((self.files and self.files.test) or (self.hub and self.hub.test)):
-            problems["test_fraction"] = "a test split and test_fraction exclude each other. Keep one."
-        if has_dev and self.dev_fraction is not None:
-            problems["dev_fraction"] = "a dev split and dev_fraction exclude each other. Keep one."
-        if not has_dev and self.dev_fraction is None and (self.files or self.hub):
-            problems["files.dev" if self.files else "hub.dev"] = (
-                "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
-            )
-        taken = self.dev_fraction is not None or self.test_fraction is not None
-        documents = self.docstart or self.fields.document is not None or self.each or self.kind.unit == "passage"
-        if self.dev_by == "document" and not (taken and documents):
-            problems["dev_by"] = (
-                "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document), "
-                "fields.document (the field that names it) or each (whose lines are documents)."
-            )
-        if self.sha256 and self.files is None:
-            problems["sha256"] = "hashes belong to files; a hub source is pinned by its revision."
-        for file, digest in self.sha256.items():
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                problems[f"sha256.{file}"] = f'"{digest}" is not a SHA-256 (64 hex digits in lower case).'
-            elif self.files and not any(fnmatchcase(file, entry) for entry in self.files.entries()):
-                problems[f"sha256.{file}"] = "no split of this task names that file. Correct or remove the entry."
-        return problems
-
-    def _stream_problems(self) -> dict[str, str]:
-        """What needs all of train at once, of which a streamed task never has more than a file."""
-        if not self.streamed:
-            return {}
-        problems = {}
-        if self.files is None:
-            problems["streamed"] = "needs files: each file of files.train is read by itself."
-        if self.kind.labelled and self.listed_labels is None:
-            problems["labels"] = "list them: mpt does not read all of a streamed task to find its labels."
-        for field in ("dev_fraction", "test_fraction", "max_examples"):
-            if getattr(self, field) is not None:
-                problems[field] = "a streamed task is never held whole, so nothing can be taken out of it. Give files."
-        return problems
-
-    def _format_problems(self) -> dict[str, str]:
-        problems = {}
-        for field in self.model_fields_set:
-            if not has_meaning(field, self.kind, self.format):
-                formats = FORMATS_OF_FIELD.get(field, (self.format,))
-                where = f"family {self.family}" if self.format in formats else f"format {self.format}"
-                problems[field] = f"has no meaning in {where}. Remove it."
-        if self.format in ("conll", "conllu"):
-            problems |= self._column_problems()
-        if self.format == "props":
-            problems |= self._props_problems()
-        if self.kind.unit == "words":
-            problems |= self._scheme_problems()
-        if self.format == "text" and not self.label_of:
-            problems["label_of"] = "is required: a file of plain lines has one label, such as {reviews.pos: positive}."
-        for file in self.label_of:
-            if self.files and not any(fnmatchcase(file, entry) for entry in self.files.entries()):
-                problems[f"label_of.{file}"] = "no split of this task names that file. Correct or remove the entry."
-        if self.format == "csv" and self.delimiter == "space":
-            problems["delimiter"] = "a CSV file is separated by tab or one character, such as ','."
-        return problems
-
-    def _cloze_problems(self) -> dict[str, str]:
-        """What a verbalizer and its template contradict; a field without a meaning is told elsewhere."""
-        if self.kind.unit != "text":
-            return {}
-        problems = {}
-        if "verbalizer" in self.model_fields_set:
-            labels = None if self.labels == "auto" else self.labels
-            problem = verbalizer_problem(self.verbalizer, labels) if self.verbalizer else "is empty. Remove it."
-            if problem is not None:
-                problems["verbalizer"] = problem
-        if self.template is not None:
-            problem = template_problem(self.template, pair=self._paired)
-            if "verbalizer" not in self.model_fields_set:
-                problem = "needs verbalizer, the word that stands for each label. Add it, or remove template."
-            if problem is not None:
-                problems["template"] = problem
-        return problems
-
-    def _family_problems(self) -> dict[str, str]:
-        """Values that have no meaning in this family."""
-        kind = self.kind
-        problems: dict[str, str] = {}
-        if self.format not in kind.formats:
-            problems["format"] = f"family {self.family} is read from {', '.join(kind.formats)}, not from {self.format}."
-        if self.score is not None and self.score not in kind.metrics:
-            problems["score"] = f"family {self.family} is scored by {' or '.join(kind.metrics)}, not by {self.score}."
-        wrong = "cut" if kind.windowed else "window"
-        if self.long == wrong:
-            instead = "window" if wrong == "cut" else "cut"
-            problems["long"] = f"{wrong} has no meaning in family {self.family}. Use {instead} or error."
-        if kind.predicate and ("V" in self.label_map or "V" in self.label_map.values()):
-            problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
-        if self.format == "squad" and "no_answer_above" in self.model_fields_set and not self.no_answer:
-            problems["no_answer_above"] = "needs no_answer: true, for questions that may have no answer. Set it too."
-        label = str(self.fields.label)
-        if self.each is not None and (not label.startswith(f"{self.each}.") or label == f"{self.each}."):
-            problems["fields.label"] = (
-                f'"{label}" is in no item of each. Write {self.each}.label, if it is called label.'
-            )
-        if kind.unit == "choices" and self.questions and self.fields.question is None:
-            problems["questions"] = "needs fields.question, the field whose value they stand for."
-        return problems
-
-    def _scheme_problems(self) -> dict[str, str]:
-        problems = {}
-        if not self.kind.spans and self.scheme not in (None, "raw"):
-            problems["scheme"] = f"family {self.family} has a tag for every word: scheme raw, or leave it out."
-        elif self.kind.spans and self.scheme == "raw":
-            problems["scheme"] = (
-                f"family {self.family} is scored by span F1, which needs iob1, iob2, iobes, bilou or io."
-            )
-        elif self.kind.spans and self.format in SPAN_FORMATS and self.scheme is not None:
-            problems["scheme"] = f"format {self.format} holds spans, not tags. Remove scheme."
-        elif self.kind.spans and self.format not in SPAN_FORMATS and self.scheme is None:
-            problems["scheme"] = "is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."
-        return problems
-
-    def _column_problems(self) -> dict[str, str]:
-        conllu = self.format == "conllu"
-        if self.columns is None or (self.columns.word is None and not conllu):
-            example = "{tag: upos}" if conllu else "{word: 0, tag: -1} (counted from 0; -1 is the last)"
-            return {"columns": f"is required, for example columns: {example}."}
-        problems = {
-            f"columns.{name}": f"has no meaning in format {self.format}. Remove it."
-            for name in ("predicate", "arguments", "trailing")
-            if name in self.columns.model_fields_set
-        }
-        tag = self.columns.tag
-        if tag is None:
-            problems["columns.tag"] = "is required: the column of the tag."
-        elif isinstance(tag, str) and not (conllu and tag in CONLLU_COLUMNS):
-            names = f" nor one of {', '.join(CONLLU_COLUMNS)}" if conllu else ""
-            problems["columns.tag"] = f'"{tag}" is not a column number{names}.'
-        if conllu and self.columns.word is not None:
-            problems["columns.word"] = "in CoNLL-U the word is always FORM. Remove it."
-        elif tag == self.columns.word:
-            problems["columns.tag"] = "is the column of the word too. Give the column of the tag."
-        return problems
-
-    def _props_problems(self) -> dict[str, str]:
-        columns = self.columns
-        if columns is None or columns.word is None or columns.predicate is None or columns.arguments is None:
-            example = "{word: 1, predicate: 4, arguments: 6} (counted from 0; arguments is the first column of them)"
-            return {"columns": f"is required, for example columns: {example}."}
-        problems = {}
-        if columns.tag is not None:
-            problems["columns.tag"] = "has no meaning in format props. Remove it."
-        if not 0 <= columns.word < columns.arguments:
-            problems["columns.word"] = "must stand before the arguments, counted from 0."
-        if not columns.predicate < columns.arguments:
-            problems["columns.predicate"] = "must stand before the arguments, counted from 0."
-        return problems
-
-    def _label_problems(self) -> dict[str, str]:
-        problems: dict[str, str] = {}
-        raw = not self.kind.spans
-        labels = () if self.labels == "auto" else self.labels
-        repeated = sorted({label for label in labels if labels.count(label) > 1})
-        if self.labels != "auto" and not labels:
-            problems["labels"] = "is empty. List the labels, or write auto."
-        elif repeated:
-            problems["labels"] = f"twice in the list: {', '.join(repeated)}."
-        elif not raw and any(label == "O" or re.match(r"[BIESLU]-", label) for label in labels):
-            problems["labels"] = "list entity types without O and without prefixes, for example [PER, ORG]."
-        if raw and None in self.label_map.values():
-            problems["label_map"] = f"family {self.family} has no O, so no label can be mapped to null."
-        if raw and self.on_unseen_label == "map_to_o":
-            problems["on_unseen_label"] = f"family {self.family} has no O. Use error or drop_sentence."
-        if "" in labels or "" in self.label_map or "" in self.label_map.values():
-            problems.setdefault("labels", "a label cannot be empty. null maps a type to O.")
-        return problems
-
-    def _positive_problems(self) -> dict[str, str]:
-        """What the label that `f1` counts contradicts; where labels come from train they are not known here."""
-        if self.kind.unit != "text":
-            return {}
-        if self.positive is None:
-            missing = 'is required with score: f1: the label whose F1 counts, such as positive: "1".'
-            return {"positive": missing} if self.score == "f1" else {}
-        if self.score != "f1":
-            return {"positive": "is the label that score: f1 counts. Set that too, or remove positive."}
-        labels = self.listed_labels
-        return {} if labels is None or self.positive in labels else {"positive": not_a_label(self.positive, labels)}
+    def _problems(self) -> dict[str, str]:
+        """What its fields contradict, by field; every class adds its own."""
+        return source_problems(self) | _family_problems(self) | _stream_problems(self)
 
 
-def not_a_label(positive: str, labels: Sequence[str]) -> str:
-    """Say that `f1` cannot count a label that the task does not have."""
-    hint = did_you_mean(positive, labels) or " Correct it."
-    return f'"{positive}" is not one of the {len(labels)} labels: {", ".join(labels)}.{hint}'
+def source_problems(spec: TaskSpec) -> dict[str, str]:
+    """What is wrong with where its data lie and how they are divided."""
+    problems: dict[str, str] = {}
+    files, hub = spec.files, spec.hub
+    if (files is None) == (hub is None):
+        problems["files"] = "give either files or hub." if files is None else "files and hub exclude each other."
+    if (hub is not None) != (spec.format == "hub"):
+        problems["format"] = "format: hub and hub: {path, revision} belong together. Give both or neither."
+    for split, fraction in (("test", spec.test_fraction), ("dev", spec.dev_fraction)):
+        if fraction is not None and any(getattr(source, split) for source in (files, hub) if source):
+            problems[f"{split}_fraction"] = f"a {split} split and {split}_fraction exclude each other. Keep one."
+    if spec.dev_fraction is None and (files or hub) and not ((files and files.dev) or (hub and hub.dev)):
+        problems["files.dev" if files else "hub.dev"] = (
+            "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
+        )
+    taken = spec.dev_fraction is not None or spec.test_fraction is not None
+    if spec.dev_by == "document" and not (taken and spec.has_documents):
+        problems["dev_by"] = (
+            "document needs dev_fraction or test_fraction, and docstart (the mark that starts a document), "
+            "fields.document (the field that names it) or each (whose lines are documents)."
+        )
+    if spec.sha256 and files is None:
+        problems["sha256"] = "hashes belong to files; a hub source is pinned by its revision."
+    for file, digest in spec.sha256.items():
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            problems[f"sha256.{file}"] = f'"{digest}" is not a SHA-256 (64 hex digits in lower case).'
+    return unnamed_files(spec, "sha256") | problems
+
+
+def unnamed_files(spec: TaskSpec, field: str) -> dict[str, str]:
+    """What is wrong with a field by file: files that no split names."""
+    files = spec.files
+    return {
+        f"{field}.{file}": "no split of this task names that file. Correct or remove the entry."
+        for file in getattr(spec, field)
+        if files and not any(fnmatchcase(file, entry) for entry in files.entries())
+    }
+
+
+def _family_problems(spec: TaskSpec) -> dict[str, str]:
+    kind = spec.kind
+    problems: dict[str, str] = {}
+    if spec.format not in kind.formats:
+        problems["format"] = f"family {spec.family} is read from {', '.join(kind.formats)}, not from {spec.format}."
+    if spec.score is not None and spec.score not in kind.metrics:
+        problems["score"] = f"family {spec.family} is scored by {' or '.join(kind.metrics)}, not by {spec.score}."
+    wrong, instead = ("cut", "window") if kind.windowed else ("window", "cut")
+    if spec.long == wrong:
+        problems["long"] = f"{wrong} has no meaning in family {spec.family}. Use {instead} or error."
+    return problems
+
+
+def _stream_problems(spec: TaskSpec) -> dict[str, str]:
+    """What needs all of train at once, of which a streamed task never has more than a file."""
+    if not spec.streamed:
+        return {}
+    problems = {} if spec.files else {"streamed": "needs files: each file of files.train is read by itself."}
+    for field in ("dev_fraction", "test_fraction", "max_examples"):
+        if getattr(spec, field) is not None:
+            problems[field] = "a streamed task is never held whole, so nothing can be taken out of it. Give files."
+    return problems
 
 
 class Mixture(Settings):

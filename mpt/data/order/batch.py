@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from mpt.data.encoded import EncodedSplit
 from mpt.data.order.plan import greedy_cuts
 from mpt.data.ragged import ranges
+from mpt.data.windows import EncodedSplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +155,11 @@ def _moved(batch: Batch, row: int, columns: int) -> Int64[Tensor, " M"]:
 
 
 def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[Tensor, " M"] | None:
-    """Number the windows or examples that words are part of, in the order of the batch."""
-    if split.softmax_over == "labels":
+    """Number the units that words are part of, in the order of the batch."""
+    if not split.one_right:
         return None
-    if split.softmax_over == "example":
-        windows = np.searchsorted(split.windows_of, windows, side="right") - 1
-    return torch.from_numpy(np.cumsum(np.diff(windows, prepend=windows[:1]) != 0))
+    units = split.units_of(windows)
+    return torch.from_numpy(np.cumsum(np.diff(units, prepend=units[:1]) != 0))
 
 
 def evaluation_batches(

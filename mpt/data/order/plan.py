@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt
 
 from mpt.base.seeding import permutation
+from mpt.data.encoded import ShardSize
 from mpt.data.order.draws import Draws
 from mpt.data.ragged import starts_of
-from mpt.data.shards import ShardSize
 
 # Windows of a pool are sorted by length before they are cut. 64 micro-batches a pool leave under 2% padding on real
 # corpora and still mix an epoch well, since micro-batches are shuffled across pools.

@@ -71,7 +71,7 @@ def load_sharded(
             put together from several.
     """
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+        model: Any = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False)
         cast_biases(model, dtype)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
@@ -80,9 +80,9 @@ def load_sharded(
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
     architecture, num_parameters = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
-    sources = _sources(model, folder, reference)
+    sources = require_all_sources(model, folder, reference)
     for prefix, unit in [*_units(model), ("", model)]:
-        _fill(unit, prefix, sources, reference=reference, device=device)
+        fill(unit, prefix, sources, reference=reference, device=device)
         if unit is not model:
             sharding.shard(unit)
     sharding.finish(model)
@@ -103,8 +103,8 @@ def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield path, child
 
 
-def _sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
-    """File and name in it of every weight, by its name in the model; the names are matched as transformers does."""
+def find_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
+    """File and name in it of every weight that is there, by its name in the model, matched as transformers does."""
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
@@ -116,12 +116,18 @@ def _sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, 
                 name, joined = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
                 if joined is not None and name in wanted:
                     raise BackboneError(
-                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one rank '
-                        "at a time. Save it anew with transformers' save_pretrained, or launch without an engine that "
-                        "shards the backbone"
+                        f'backbone "{reference}": {path.name} stores {name} in pieces, which cannot be read one at a '
+                        "time. Save it anew with transformers' save_pretrained, or do without what reads it so: an "
+                        "engine that shards the backbone, mpt export --format backbone"
                     )
                 if name in wanted:
                     sources[name] = (path, key)
+    return sources
+
+
+def require_all_sources(model: Any, folder: Path, reference: str) -> dict[str, tuple[Path, str]]:
+    """The same, none missing."""
+    sources = find_sources(model, folder, reference)
     missing = sorted(name for name, _ in model.named_parameters() if name not in sources)
     if missing:
         raise BackboneError(
@@ -139,7 +145,7 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
 
 
-def _fill(
+def fill(
     unit: nn.Module,
     prefix: str,
     sources: dict[str, tuple[Path, str]],

@@ -35,7 +35,7 @@ def load_word_pieces(
             "file, or vocab.json with merges.txt). Get the tokenizer's files too"
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises Exception itself, and transformers what a damaged file leads to
         raise BackboneError(
             f'backbone "{reference}": its tokenizer cannot be read: {first_line(error)}. Get its files again'

@@ -99,6 +99,10 @@ class Bank(nn.Module):
         """The state in a slot."""
         return self._slots[str(slot)]  # type: ignore[return-value]
 
+    def put(self, slot: int, state: TaskState) -> None:
+        """Put another state into a slot."""
+        self._slots[str(slot)] = state
+
     def add(self, state: TaskState) -> int:
         """Put a state into a slot of its own, which has a new number."""
         slot, self._next = self._next, self._next + 1
@@ -108,6 +112,10 @@ class Bank(nn.Module):
     def remove(self, slot: int) -> None:
         """Empty a slot; its number is not used again."""
         del self._slots[str(slot)]
+
+    def meets(self, slot: int) -> bool:
+        """Whether rows of a slot may be in a batch with rows of others that may."""
+        return all(part.meets for part in self.state(slot).parts.values())
 
     def apart(self, slots: Sequence[int]) -> str | None:
         """Why rows of these slots cannot meet in a batch; None where they can."""

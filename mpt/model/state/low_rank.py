@@ -5,7 +5,7 @@ nor touched, rows of a batch may have updates of their own, and ranks may share 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class LowRank(Part):
         alpha: An update is multiplied by alpha / r.
     """
 
-    kind, rate, meets, shardable = "low_rank", "low_rank", True, True
+    kind, rate, meets, shardable, merges = "low_rank", "low_rank", True, True, True
 
     def __init__(
         self, factors: Mapping[str, tuple[Float[Tensor, "r I"], Float[Tensor, "O r"]]], *, alpha: float
@@ -73,6 +73,13 @@ class LowRank(Part):
         factor = self.alpha / self.rank
         factors = zip(self.names, self.downs, self.ups, strict=True)
         return {name: (down, up * factor) for name, down, up in factors}
+
+    @torch.no_grad()
+    def merged(self, weight: Callable[[str], Tensor], linears: Sequence[LinearLayer]) -> dict[str, Tensor]:
+        """Updates added to the weights of their layers."""
+        transposed = {linear.name for linear in linears if linear.transposed}
+        updates = {f"{name}.weight": (name in transposed, up @ down) for name, (down, up) in self.updates().items()}
+        return {name: weight(name).to(it) + (it.t() if turned else it) for name, (turned, it) in updates.items()}
 
     @classmethod
     def join(
@@ -153,13 +160,3 @@ def _targeted(backbone: Backbone, targets: Targets) -> list[LinearLayer]:
             f"low_rank.targets: PEFT has no default for {backbone.identity.architecture}. Set low_rank.targets=all"
         )
     return [linear for linear in backbone.linears if linear.name.rpartition(".")[2] in endings]
-
-
-@torch.no_grad()
-def merge(part: LowRank, model: nn.Module, linears: Sequence[LinearLayer]) -> None:
-    """Add updates to the weights of a copy of the backbone, which then has no need of them."""
-    transposed = {linear.name: linear.transposed for linear in linears}
-    for name, (down, up) in part.updates().items():
-        weight: Any = model.get_submodule(name).weight
-        update = up @ down
-        weight.copy_(weight.float() + (update.t() if transposed[name] else update))

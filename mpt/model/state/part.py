@@ -8,7 +8,7 @@ While a part is trained, a network may stand behind it (`mpt.model.state.network
 gradient that it receives is passed on to the network, and after each step it is filled with the network's output.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mpt.base.settings import PartKind, RateName
 from mpt.model.backbone.forward import ForwardPass
+from mpt.model.backbone.stack import LinearLayer
 from mpt.model.state.network import Network
 
 
@@ -54,6 +55,8 @@ class Part(nn.Module):
     """Whether rows of slots with other such parts, or without one, may be in the same batch."""
     shardable: ClassVar[bool]
     """Whether it acts on activations alone, so that ranks may share the backbone's weights."""
+    merges: ClassVar[bool] = False
+    """Whether a backbone with other weights, those of `merged`, does the same without it."""
 
     def __init__(self, network: Network | None = None, network_rate: float = 1.0) -> None:
         super().__init__()
@@ -109,6 +112,15 @@ class Part(nn.Module):
         if self.network is not None:
             for value, output in zip(self.values().values(), self.from_tokens(self.network()), strict=True):
                 value.copy_(output)
+
+    def merged(self, weight: Callable[[str], Tensor], linears: Sequence[LinearLayer]) -> dict[str, Tensor]:
+        """The weights, in float32 and by name, of a backbone that has no need of the part.
+
+        Args:
+            weight: Gives the backbone's own by name.
+            linears: The backbone's linear layers.
+        """
+        raise NotImplementedError
 
     @classmethod
     def join(

@@ -11,8 +11,8 @@ from torch import Tensor
 from mpt.base.errors import CheckpointError, ConfigError
 from mpt.base.seeding import permutation, torch_generator, uniforms
 from mpt.base.settings import LayerChoice, LowRankSettings, PartKind, PromptSettings
-from mpt.data.encoded import EncodedSplit
 from mpt.data.order.batch import Batch, collate
+from mpt.data.windows import EncodedSplit
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.backbone.forward import ForwardPass
 from mpt.model.state.bank import TaskState

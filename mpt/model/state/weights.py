@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpt.base.errors import BackboneError
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.backbone.forward import ForwardPass
+from mpt.model.backbone.stack import LinearLayer
 from mpt.model.state.part import ParameterGroup, Part
 
 
@@ -32,7 +33,7 @@ class Weights(Part):
         BackboneError: It has none.
     """
 
-    kind, rate, meets, shardable = "weights", "backbone", False, False
+    kind, rate, meets, shardable, merges = "weights", "backbone", False, False, True
 
     def __init__(self, backbone: Backbone, *, biases: bool = False) -> None:
         super().__init__()
@@ -89,6 +90,10 @@ class Weights(Part):
         for value, leaf in zip(self.trained, self._leaves, strict=True):
             if leaf is not value:
                 leaf.copy_(value)
+
+    def merged(self, weight: Callable[[str], Tensor], linears: Sequence[LinearLayer]) -> dict[str, Tensor]:
+        """They take the place of the backbone's."""
+        return {name: value.detach() for name, value in self.values().items()}
 
     @classmethod
     def join(

@@ -6,12 +6,12 @@ import pytest
 
 from mpt.base.errors import DataError
 from mpt.data.cache import read_tasks, text_cache
+from mpt.data.encoded import encode_task
 from mpt.data.example import Answer, Question
-from mpt.data.families.encoding import encode_examples, encode_task
+from mpt.data.families.of_task import family_of
+from mpt.data.manifest.format_specs import SquadSpec
 from mpt.data.manifest.reading import load_manifest
-from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.tasks import load_task
-from mpt.evaluation.answers import decode_answers
 
 DATA = os.environ.get("MPT_DATA")
 LONG = " ".join(["the low river is new"] * 30)
@@ -24,11 +24,12 @@ def question(passage, *answers, asked="is low", name="q"):
 
 
 def spec(**more):
-    return TaskSpec(family="qa", format="squad", files={"train": "s.json"}, dev_fraction=0.5, **more)
+    return SquadSpec(family="qa", format="squad", files={"train": "s.json"}, dev_fraction=0.5, **more)
 
 
 def encode(backbone, *questions, labelled=True, **more):
-    return encode_examples(questions, spec(**more), backbone.word_pieces, ("start", "end") if labelled else None)
+    labels = ("start", "end") if labelled else None
+    return family_of(spec(**more)).encode(questions, backbone.word_pieces, labels)
 
 
 def gold_scores(split, example):
@@ -38,11 +39,11 @@ def gold_scores(split, example):
     return np.stack([own & 1, own >> 1 & 1], axis=1).astype(np.float32)
 
 
-def recovered(split):
+def recovered(split, **more):
     """What decoding makes of one-hot scores, "no answer" of every window left aside."""
     every = np.arange(len(split.places))
     scores = [gold_scores(split, example) for example in every]
-    return [answer for (answer,) in decode_answers(scores, split, every)]
+    return [answer for (answer,) in family_of(spec(**more)).decode(scores, split, every, ("start", "end"))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,16 +138,14 @@ def test_the_text_cache_keeps_what_evaluation_needs(load, tmp_path):
 
     articles = [[(f"caf\u00e9 {i}", [asked(f"q{i}", "w?", ("caf\u00e9", 0), ("caf", 0))])] for i in range(6)]
     write(tmp_path / "s.json", document(*articles))
-    declared = {"family": "qa", "format": "squad", "files": {"train": "s.json"}, "dev_fraction": 0.5, "max_answer": 7}
-    declared |= {"no_answer": True, "no_answer_above": 1.5}
+    declared = {"family": "qa", "format": "squad", "files": {"train": "s.json"}, "dev_fraction": 0.5}
     (tmp_path / "m.yaml").write_text(json.dumps({"version": 1, "name": "m", "root": ".", "tasks": {"t": declared}}))
     manifest, pieces = load_manifest(tmp_path / "m.yaml"), load("bert").word_pieces
     kept = text_cache(tmp_path / "cache", 1 << 24)
     made, again = (read_tasks(manifest, pieces, kept=kept)[0][0] for _ in range(2))
     for one in (made, again):
         dev = one.splits["dev"]
-        assert one.gold("dev", [0]) == [("caf\u00e9", "caf")] and dev.passages.max_answer == 7
-        assert dev.passages.no_answer_above == 1.5
+        assert one.gold("dev", [0]) == [("caf\u00e9", "caf")]
         assert recovered(dev) == ["caf\u00e9"] * 3
     fresh, _ = encode_task(load_task(manifest, "t")[0], pieces)
     for field in ("starts", "ends", "of"):

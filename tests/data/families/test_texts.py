@@ -38,7 +38,6 @@ def test_a_text_and_a_pair_look_as_the_tokenizer_makes_them(pieces, kind):
         [example(("the low river",)), example(("is the river low", "the new river"))],
         word_pieces,
         None,
-        softmax_over="labels",
     )
     tokenizer = word_pieces.tokenizer
     single, pair = rows(split)
@@ -57,12 +56,11 @@ def test_the_second_text_of_a_pair_is_in_the_second_segment(pieces):
         [example(("the low river", "new"), tags=("b",)), example(("low",), tags=("a",))],
         word_pieces,
         ["a", "b"],
-        softmax_over="labels",
     )
     assert split.segments is not None
     assert split.segments.tolist() == [*word_pieces.tokenizer.encode("the low river", "new").type_ids, 0, 0, 0]
     assert split.labels.tolist() == [1, 0]
-    alone, _ = encode_texts([example(("low",))], word_pieces, None, softmax_over="labels")
+    alone, _ = encode_texts([example(("low",))], word_pieces, None)
     assert alone.segments is None
 
 
@@ -74,7 +72,7 @@ def test_choices_are_windows_of_one_unit(pieces):
         ],
         pieces("bert"),
         ["choice"],
-        softmax_over="example",
+        alternatives=True,
     )
     assert split.labels.tolist() == [0, 0, 1, 1, 0]
     assert split.windows_of.tolist() == [0, 3, 5]
@@ -92,7 +90,6 @@ def test_a_long_text_is_cut_at_its_end_and_a_pair_at_the_longer_one(pieces):
         [example((long,), line=3), example((short, long), line=5), example((short,))],
         word_pieces,
         None,
-        softmax_over="labels",
     )
     text, pair, _ = rows(split)
     room = word_pieces.room + len(word_pieces.prefix) + len(word_pieces.suffix)
@@ -100,20 +97,20 @@ def test_a_long_text_is_cut_at_its_end_and_a_pair_at_the_longer_one(pieces):
     assert pair[: len(short.split()) + 2] == word_pieces.tokenizer.encode(short).ids
     assert notices[0].startswith(f"texts longer than {word_pieces.room} word pieces, cut at the end: 2 (first: x.csv:3")
     with pytest.raises(DataError) as caught:
-        encode_texts([example((long,), line=3)], word_pieces, None, softmax_over="labels", long="error")
+        encode_texts([example((long,), line=3)], word_pieces, None, long="error")
     assert caught.value.problems[0].startswith("x.csv:3 (200 word pieces): longer than")
     assert caught.value.problems[0].endswith("Shorten it, or set long: cut")
 
 
 def test_a_text_without_word_pieces_is_the_unknown_piece(pieces):
     word_pieces = pieces("bert")
-    split, _ = encode_texts([example(("\ufe0f",))], word_pieces, None, softmax_over="labels")
+    split, _ = encode_texts([example(("\ufe0f",))], word_pieces, None)
     assert rows(split) == [[*word_pieces.prefix, word_pieces.unknown, *word_pieces.suffix]]
 
 
 def filled(pieces, template, *inputs, **changes):
     examples = [example(*[texts]) for texts in inputs]
-    return encode_texts(examples, pieces, None, softmax_over="labels", template=template, **changes)
+    return encode_texts(examples, pieces, None, template=template, **changes)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "modernbert"])

@@ -12,7 +12,7 @@ from mpt.base.errors import DataError
 from mpt.data.example import Sentence
 from mpt.data.families import tokenization
 from mpt.data.families.tokenization import encode, windows
-from mpt.data.formats.readers import read_sentences
+from mpt.data.formats.sentences import read_sentences
 from mpt.data.formats.source import SourceFormat
 
 ROOT = Path(__file__).parents[3]
@@ -178,7 +178,7 @@ def test_a_long_sentence_is_read_in_windows(bert):
     words = sentence(*["low", "new"] * 10, tags=LABELS[:1] * 19 + ("B-X",))
     split, notices = encode([sentence("the"), words, sentence("a")], room, LABELS)
     assert split.windows_of.tolist() == [0, 1, len(split) - 1, len(split)]
-    assert [split.example_of(window) for window in range(len(split))] == [0, *[1] * (len(split) - 2), 2]
+    assert [split.examples_of(window) for window in range(len(split))] == [0, *[1] * (len(split) - 2), 2]
     assert split.window_pieces.max() == 8 + 2
     assert scored(split, bert) == ["the", *["low", "new"] * 10, "a"]
     assert split.labels.tolist() == [0] * 20 + [1, 0]

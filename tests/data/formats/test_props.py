@@ -6,9 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpt.base.errors import DataError
-from mpt.data.formats.readers import read_sentences
+from mpt.data.formats.sentences import read_sentences, write_predictions
 from mpt.data.formats.source import SourceFormat
-from mpt.data.formats.writers import write_predictions
 from mpt.data.tags import check_tags
 
 DATA = Path(os.environ.get("MPT_DATA") or Path(__file__).parents[3] / "../shared/data").absolute()
@@ -58,7 +57,7 @@ def written(content, tags=None, **changes):
     """The file with other arguments; its own where none are given."""
     source = layout(**changes)
     Path("in").write_text(content)
-    sentences = read_sentences(Path("in"), source if tags is None else source.without_tags())
+    sentences = read_sentences(Path("in"), source if tags is None else source.without_gold())
     write_predictions(Path("in"), source, sentences, tags or [one.tags for one in sentences], Path("out"))
     return Path("out").read_text()
 
@@ -100,7 +99,7 @@ def test_documents_are_counted():
 def test_arguments_may_be_absent_where_they_are_not_read():
     bare = "\n".join(line.rsplit("\t", 2)[0] for line in TWO.splitlines()[1:]) + "\n"
     Path("in").write_text(bare)
-    sentences = read_sentences(Path("in"), layout().without_tags())
+    sentences = read_sentences(Path("in"), layout().without_gold())
     assert [(one.predicate, one.tags) for one in sentences] == [(1, None), (3, None)]
 
 

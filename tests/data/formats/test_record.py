@@ -5,10 +5,11 @@ import pytest
 from common.record import line, query, write
 
 from mpt.base.errors import DataError, ManifestError
-from mpt.data.formats.questions import QaSource, read_questions, write_questions
+from mpt.data.families.answers import qa_score
+from mpt.data.formats.questions import QaSource
+from mpt.data.formats.squad import read_questions, write_questions
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_task
-from mpt.evaluation.answers import qa_score
 
 REPO = Path(__file__).parents[3]
 TEXT = "Ada is in Z\u00fcrich.\n@highlight\nAda, in Lund"  # Ada at 0 and 29, Z\u00fcrich at 10, Lund at 37

@@ -6,7 +6,8 @@ import pytest
 from common.squad import asked, document, write
 
 from mpt.base.errors import DataError, ManifestError
-from mpt.data.formats.questions import QaSource, read_questions, write_questions
+from mpt.data.formats.questions import QaSource
+from mpt.data.formats.squad import read_questions, write_questions
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_task
 

@@ -1,11 +1,15 @@
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from mpt.base.errors import ManifestError
+from mpt.data.manifest.format_specs import SPECS, task_spec
 from mpt.data.manifest.reading import load_manifest
-from mpt.data.manifest.task_spec import Columns
+from mpt.data.manifest.source_spec import Columns
+from mpt.data.manifest.task_spec import ORDER
 
 REPO = Path(__file__).parents[3]
 HEAD = "version: 1\nname: demo\n"
@@ -227,8 +231,9 @@ def test_defaults_reach_every_task_that_they_mean_something_for(load):
     plain, own, slots, pos = manifest.tasks.values()
     assert (plain.scheme, plain.columns, plain.dev_fraction) == ("iob1", Columns(word=0, tag=3), 0.2)
     assert (own.scheme, own.columns, own.dev_fraction) == ("iob2", Columns(word=0, tag=1), None)
-    assert (slots.scheme, slots.columns, slots.docstart, slots.tag_scheme) == (None, None, None, "iob2")
-    assert (pos.scheme, pos.columns, pos.docstart, pos.tag_scheme) == (None, Columns(tag="upos"), None, "raw")
+    assert not {"scheme", "columns", "docstart"} & set(type(slots).model_fields) and slots.tag_scheme == "iob2"
+    assert (pos.scheme, pos.columns, pos.tag_scheme) == (None, Columns(tag="upos"), "raw")
+    assert "docstart" not in type(pos).model_fields
     assert {it.repair for it in manifest.tasks.values()} == {"begin"}
 
 
@@ -426,6 +431,75 @@ def test_defaults_reach_only_the_families_that_they_have_a_meaning_for(load):
     text += "  texts: {family: classification, format: csv, files: {train: c, dev: d}}\n"
     text += "  choices: {family: choice, format: jsonl, files: {train: e, dev: f}}\n"
     tasks = load(text).tasks
-    assert (tasks["texts"].scheme, tasks["texts"].columns, tasks["texts"].repair) == (None, None, "error")
+    assert not {"scheme", "columns", "repair"} & set(type(tasks["texts"]).model_fields)
+    assert (tasks["choices"].scheme, tasks["choices"].repair) == (None, "error")
     assert (tasks["texts"].on_unseen_label, tasks["choices"].on_unseen_label) == ("drop_sentence", "error")
     assert tasks["texts"].long_policy == tasks["choices"].long_policy == "cut"
+
+
+# What checkpoints hold
+
+SAID = {
+    "open_classification": "fe77e757a7a6",
+    "open_ner": "89cfed7db624",
+    "open_pos": "486222c50055",
+    "open_qa": "f78481af7104",
+    "open_slots": "f0a08f9498f2",
+    "open_small": "f4ae1656be39",
+    "open_srl": "fc2d8acf1651",
+    "open_targets": "0d393efdbce5",
+    "open_verbalizer": "4a783382233b",
+    "paper_conll03": "43b4c2ae6fe5",
+    "paper_conll04": "913670dbe94d",
+    "paper_glue": "8f853eba2b9e",
+    "paper_ner": "8e6fe0e2bc7c",
+    "paper_ontonotes": "41872f4272f0",
+    "paper_qa": "62087380f1d1",
+    "paper_srl": "e2db4a91c520",
+    "paper_superglue": "48bbc374943f",
+}
+"""Digests of what a checkpoint holds of the tasks of the shipped manifests, which older checkpoints hold too."""
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_checkpoint_says_of_a_task_what_it_always_did_and_reads_it_back(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPT_DATA", str(tmp_path))
+    tasks = load_manifest(REPO / "data_manifests" / f"{name}.yaml").tasks
+    said = {name: spec.model_dump(mode="json", exclude_defaults=True) for name, spec in tasks.items()}
+    assert hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12] == SAID[name]
+    assert {name: task_spec(declared) for name, declared in said.items()} == tasks
+
+
+def test_every_field_has_a_place_in_the_order():
+    assert set(ORDER) == {field for spec in SPECS.values() for field in spec.model_fields}
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [("conll", "fields"), ("conllu", "delimiter"), ("jsonl", "columns"), ("csv", "scheme"), ("squad", "label_map")],
+)
+def test_a_class_has_no_field_that_says_nothing_in_its_format(form, field):
+    assert field not in SPECS[form].model_fields
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_a_task_may_be_called_like_a_format(load, name):
+    declared = task(files="", columns="", format="hub", hub="{path: o/n}", labels="atuo").replace("  t:", f"  {name}:")
+    assert [it.split(": ", 1)[1] for it in problems(load, declared)] == [
+        f"tasks.{name}.hub.revision: is required. Add it.",
+        f'tasks.{name}.labels: expected a list or "auto", got "atuo".',
+    ]
+    unknown = task(colums="1").replace("  t:", f"  {name}:")
+    (found,) = problems(load, unknown)
+    assert f"tasks.{name}.colums: unknown key. " in found
+
+
+def test_what_says_nothing_is_told_beside_every_other_problem(load):
+    found = problems(load, task(quoted="true", stride="3", colour="red", dev_fraction="0.9"))
+    assert [it.split(": ", 1)[1].split(". ")[0] for it in found] == [
+        "tasks.t.quoted: has no meaning in format conll",
+        "tasks.t.stride: has no meaning in family ner",
+        "tasks.t.colour: unknown key",
+        "tasks.t.dev_fraction: must be at most 0.5, got 0.9.",
+    ]

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.data.encoded import EncodedSplit, Places
 from mpt.data.order.batch import RowGroup, collate, evaluation_batches, mixed, word_rows
+from mpt.data.windows import EncodedSplit, Places
 
 PAD = 99
 
@@ -112,15 +112,16 @@ def test_evaluation_sees_every_window_once(split_windows, tokens, data):
     assert (np.diff(np.concatenate(lengths)) >= 0).all()
 
 
-@pytest.mark.parametrize(("softmax_over", "expected"), [("window", [0, 0, 1, 2, 2]), ("example", [0, 0, 1, 1, 1])])
-def test_groups_are_numbered_in_the_order_of_the_batch(softmax_over, expected):
+@pytest.mark.parametrize(("whole", "expected"), [(False, [0, 0, 1, 2, 2]), (True, [0, 0, 1, 1, 1])])
+def test_groups_are_numbered_in_the_order_of_the_batch(whole, expected):
     split = EncodedSplit(
         pieces=np.arange(8, dtype=np.int32),
         piece_starts=np.array([0, 3, 5, 8]),
         positions=np.array([0, 1, 1, 2, 0], dtype=np.int32),
         word_starts=np.array([0, 1, 3, 5]),
         labels=np.array([1, 1, 0, 0, 3], dtype=np.int32),
-        softmax_over=softmax_over,
+        whole=whole,
+        one_right=True,
         windows_of=np.array([0, 2, 3]),
         places=Places(paths=("x",), files=np.zeros(2, dtype=np.int32), lines=np.ones(2, dtype=np.int32)),
     )

@@ -1,0 +1,203 @@
+"""What a manifest may say about tasks of a family, whatever their format: what the classes of formats are made of."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from mpt.base.errors import did_you_mean
+from mpt.data.families.family import Family
+from mpt.data.formats.questions import QaSource
+from mpt.data.formats.source import SourceFormat
+from mpt.data.formats.text_files import TextSource
+from mpt.data.manifest.source_spec import Fields
+from mpt.data.manifest.task_spec import TaskSpec
+from mpt.data.manifest.template import default_template, template_problem, verbalizer_problem
+from mpt.data.tags import Repair, Scheme
+
+PredicateMark = Literal["suffix", "segment"]
+
+
+class LabelledSpec(TaskSpec):
+    """A task whose examples carry names out of a list of labels."""
+
+    labels: tuple[str, ...] | Literal["auto"] = "auto"
+    label_map: dict[str, str | None] = Field(default_factory=dict)
+    on_unseen_label: Literal["error", "map_to_o", "drop_sentence"] = "error"
+
+    @property
+    def listed_labels(self) -> tuple[str, ...] | None:
+        """Labels as declared; None where they come from train."""
+        return None if self.labels == "auto" else self.labels
+
+    def _problems(self) -> dict[str, str]:
+        problems: dict[str, str] = {}
+        raw = not self.kind.spans
+        labels = () if self.labels == "auto" else self.labels
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if self.labels != "auto" and not labels:
+            problems["labels"] = "is empty. List the labels, or write auto."
+        elif repeated:
+            problems["labels"] = f"twice in the list: {', '.join(repeated)}."
+        elif not raw and any(label == "O" or re.match(r"[BIESLU]-", label) for label in labels):
+            problems["labels"] = "list entity types without O and without prefixes, for example [PER, ORG]."
+        if raw and None in self.label_map.values():
+            problems["label_map"] = f"family {self.family} has no O, so no label can be mapped to null."
+        if raw and self.on_unseen_label == "map_to_o":
+            problems["on_unseen_label"] = f"family {self.family} has no O. Use error or drop_sentence."
+        if self.kind.predicate and ("V" in self.label_map or "V" in self.label_map.values()):
+            problems["label_map"] = "V marks the predicate, which is no argument. Leave it as it is."
+        if "" in labels or "" in self.label_map or "" in self.label_map.values():
+            problems.setdefault("labels", "a label cannot be empty. null maps a type to O.")
+        if self.streamed and self.kind.labelled and self.listed_labels is None:
+            problems["labels"] = "list them: mpt does not read all of a streamed task to find its labels."
+        return super()._problems() | problems
+
+
+class WordSpec(LabelledSpec):
+    """A task whose words have tags."""
+
+    repair: Repair = "error"
+    no_piece: Literal["unknown", "error"] = "unknown"
+
+    def _words(self, **layout: Any) -> SourceFormat:
+        """The layout of sentences; a class adds what it alone declares."""
+        said = {"format": self.format, "scheme": self.tag_scheme, "encoding": self.encoding, "repair": self.repair}
+        return SourceFormat(**(said | layout))
+
+
+class TaggedSpec(WordSpec):
+    """A task whose words have tags in its files, not spans by brackets or offsets."""
+
+    scheme: Scheme | None = None
+
+    @property
+    def tag_scheme(self) -> Scheme:
+        """See the base class; here it is declared."""
+        return (self.scheme or "iob2") if self.kind.spans else "raw"
+
+    def _problems(self) -> dict[str, str]:
+        problems = super()._problems()
+        kind, scheme = self.kind, self.scheme
+        if kind.unit == "words" and not kind.spans and scheme not in (None, "raw"):
+            problems["scheme"] = f"family {self.family} has a tag for every word: scheme raw, or leave it out."
+        elif kind.spans and scheme == "raw":
+            problems["scheme"] = (
+                f"family {self.family} is scored by span F1, which needs iob1, iob2, iobes, bilou or io."
+            )
+        elif kind.spans and scheme is None:
+            problems["scheme"] = "is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."
+        return problems
+
+
+class PredicateSpec(WordSpec):
+    """A task whose tags may be about a predicate."""
+
+    predicate: PredicateMark = "suffix"
+
+
+class TextSpec(LabelledSpec):
+    """A task of whole texts with a label each."""
+
+    verbalizer: dict[str, str] = Field(default_factory=dict)
+    template: str | None = None
+    positive: str | None = None
+
+    @property
+    def listed_labels(self) -> tuple[str, ...] | None:
+        """Labels as declared, in a list or with a word each; None where they come from train."""
+        return self.labels if self.labels != "auto" else tuple(self.verbalizer) or None
+
+    @property
+    def cloze(self) -> str | None:
+        """The template that texts are put into; None where no word stands for a label."""
+        return (self.template or default_template(pair=self._paired)) if self.verbalizer else None
+
+    @property
+    def counted_label(self) -> str | None:
+        """The label whose F1 is the task's; None where no single label counts."""
+        return self.positive
+
+    @property
+    def _paired(self) -> bool:
+        return False
+
+    def _texts(self, fields: Fields, **layout: Any) -> TextSource:
+        """The layout of texts; a class adds what it alone declares."""
+        said = {"format": self.format, "unit": self.kind.unit, "encoding": self.encoding, "questions": {}}
+        return TextSource(fields=fields, **(said | layout))
+
+    def _problems(self) -> dict[str, str]:
+        problems = super()._problems()
+        return problems | self._positive_problems() | self._cloze_problems() if self.kind.unit == "text" else problems
+
+    def _positive_problems(self) -> dict[str, str]:
+        """What the label that `f1` counts contradicts; where labels come from train they are not known here."""
+        if self.positive is None:
+            missing = 'is required with score: f1: the label whose F1 counts, such as positive: "1".'
+            return {"positive": missing} if self.score == "f1" else {}
+        if self.score != "f1":
+            return {"positive": "is the label that score: f1 counts. Set that too, or remove positive."}
+        labels = self.listed_labels
+        return {} if labels is None or self.positive in labels else {"positive": not_a_label(self.positive, labels)}
+
+    def _cloze_problems(self) -> dict[str, str]:
+        """What a verbalizer and its template contradict."""
+        problems: dict[str, str | None] = {}
+        if "verbalizer" in self.model_fields_set:
+            labels = None if self.labels == "auto" else self.labels
+            problems["verbalizer"] = (
+                verbalizer_problem(self.verbalizer, labels) if self.verbalizer else "is empty. Remove it."
+            )
+        if self.template is not None:
+            problems["template"] = template_problem(self.template, pair=self._paired)
+            if "verbalizer" not in self.model_fields_set:
+                problems["template"] = (
+                    "needs verbalizer, the word that stands for each label. Add it, or remove template."
+                )
+        return {field: problem for field, problem in problems.items() if problem is not None}
+
+
+class QaSpec(TaskSpec):
+    """A task of questions whose answers are parts of passages."""
+
+    stride: PositiveInt = 128
+    max_question: PositiveInt = 64
+    max_answer: PositiveInt = 30
+    on_bad_answer: Literal["error", "drop"] = "error"
+
+    @property
+    def has_documents(self) -> bool:
+        """Articles, or lines, are documents."""
+        return True
+
+    def layout(self, name: str | None = None) -> QaSource:
+        """See the base class."""
+        return QaSource(
+            format=self.format,
+            encoding=self.encoding,
+            no_answer=self.no_answer_limit is not None,
+            on_bad_answer=self.on_bad_answer,
+        )
+
+
+FAMILY_FIELDS: Mapping[str, Callable[[Family], bool]] = {
+    field: holds
+    for spec, holds in (
+        (LabelledSpec, lambda kind: kind.labelled),
+        (WordSpec, lambda kind: kind.unit == "words"),
+        (TaggedSpec, lambda kind: kind.unit == "words"),
+        (PredicateSpec, lambda kind: kind.predicate),
+        (TextSpec, lambda kind: kind.unit == "text"),
+        (QaSpec, lambda kind: kind.unit == "passage"),
+    )
+    for field in spec.__annotations__
+}
+"""Which families a field says something in, where that is not all of them."""
+
+
+def not_a_label(positive: str, labels: Sequence[str]) -> str:
+    """Say that `f1` cannot count a label that the task does not have."""
+    hint = did_you_mean(positive, labels) or " Correct it."
+    return f'"{positive}" is not one of the {len(labels)} labels: {", ".join(labels)}.{hint}'
