@@ -39,8 +39,8 @@ def test_predictions_are_those_that_evaluation_scores(world, saved, places):
     (task,), _ = load_tasks(load_manifest(world.data / "mixture.yaml"), names=["places"], splits=("dev",))
     tags, notices = places.predict(task.splits["dev"])
     gold = [one.tags for one in task.splits["dev"]]
-    (encoded,), _ = encode_tasks([task], saved.tagger.backbone)
-    assert score("span_f1", gold, tags, task.labels) == evaluate_task(saved.tagger, encoded, "dev")
+    (encoded,), _ = encode_tasks([task], saved.scorer.backbone)
+    assert score("span_f1", gold, tags, task.labels) == evaluate_task(saved.scorer, encoded, "dev")
     assert notices == []
 
 
