@@ -141,7 +141,7 @@ def test_other_weights_are_refused_with_both_digests(world, tmp_path):
         open_saved(world.run, reference=str(other))
     was = load_checkpoint(find_checkpoint(world.run)).identity["backbone"]["weights_sha256"]
     assert f"backbone.weights_sha256: checkpoint '{was}', now '" in str(caught.value)
-    assert "A prompt works with the backbone it was trained on only" in str(caught.value)
+    assert "A task state works with the backbone it was trained on only" in str(caught.value)
     assert "--backbone" in str(caught.value)
 
 
