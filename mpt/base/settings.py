@@ -222,14 +222,3 @@ class StageSettings(Settings):
                 }
             )
         return self
-
-
-class TransferOptimizerSettings(OptimizerSettings):
-    """AdamW.
-
-    Attributes:
-        backbone_learning_rate: Of the backbone's weights, for the methods that train them (bitfit, lora, fine-tuning),
-            at the top of the schedule. Of these weights `weight_decay` decays matrices.
-    """
-
-    backbone_learning_rate: Rate = 3e-4

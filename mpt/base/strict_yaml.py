@@ -13,7 +13,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
@@ -218,7 +219,9 @@ def _messages(error: ErrorDetails, model: type[BaseModel], root: Node) -> list[s
     if kind == "extra_forbidden":
         parent, key = _parent(root, loc[:-1]), str(loc[-1])
         place = replace(node, where=parent.keys[key]).location
-        return [f"{place}: unknown key.{_advice(key, known, parent)}"]
+        twin = next((name for name, names in known.items() if key in names), None)
+        unknown = f"unknown key.{_advice(key, list(known), parent)}"
+        return [f"{place}: {f'is {twin} by another name. Keep one of them.' if twin else unknown}"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
         child = node.child(tag)
@@ -296,10 +299,13 @@ def _advice(key: str, known: list[str], parent: Node) -> str:
     return did_you_mean(key, unused) or (f" Known here: {', '.join(known)}." if known else "")
 
 
-def _fields(model: type[BaseModel], loc: Iterable[str | int]) -> list[str]:
-    """Return the field names of the model at a location, several models' names where a union leaves it open."""
+def _fields(model: type[BaseModel], loc: Iterable[str | int]) -> dict[str, list[Any]]:
+    """Return the fields of the model at a location, of several models where a union leaves it open.
+
+    Each has its name and what a file may call it.
+    """
     models = filter(_is_model, _walk(model, loc)[0])
-    return list(dict.fromkeys(name for found in models for name in found.model_fields))
+    return {name: _names(name, field) for found in models for name, field in found.model_fields.items()}
 
 
 def _walk(model: type[BaseModel], loc: Iterable[str | int]) -> tuple[list[Any], tuple[str | int, ...]]:
@@ -325,11 +331,16 @@ def _members(annotation: Any) -> list[Any]:
 def _inside(annotation: Any, item: str | int) -> list[Any]:
     """Return the types of one item of a model, a list or a mapping."""
     if _is_model(annotation):
-        field = annotation.model_fields.get(str(item))
-        return [] if field is None else _members(field.annotation)
+        fields = [field for name, field in annotation.model_fields.items() if item in _names(name, field)]
+        return [member for field in fields for member in _members(field.annotation)]
     if get_origin(annotation) is dict:
         return _members(get_args(annotation)[1])
     return _members(get_args(annotation)[0]) if isinstance(item, int) and get_args(annotation) else []
+
+
+def _names(name: str, field: FieldInfo) -> list[Any]:
+    """What a file may call a field."""
+    return field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else [name]
 
 
 def _is_model(annotation: Any) -> bool:

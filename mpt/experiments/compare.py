@@ -55,13 +55,14 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     call = open_comparison(
         common, common.manifest, common.tasks, common.shots, folder=folder, runs=folder / "runs", console=console
     )
-    backbone, notices = with_dtype(call.accelerator, common.backbone)
+    declared = common.backbone
+    backbone, notices = with_dtype(call.accelerator, declared)
     rows = {name: row.model_copy(update={"backbone": backbone}) for name, row in rows.items()}
     common = next(iter(rows.values()))
     call = replace(call, settings=common)
     with together(call.accelerator):
         sources = _sources(rows)
-        _require_backbone(common.backbone, list(dict.fromkeys(sources.values())))
+        _require_backbone(declared, list(dict.fromkeys(sources.values())))
         fresh = {name: METHODS[row.rows[name].method] for name, row in rows.items() if name not in sources}
         require_trainable({name: (it, it.parts) for name, it in fresh.items()}, call.tasks, call.engine)
     begin(call, {}, dtype=backbone.dtype, notices=notices, resume=resume)
@@ -129,6 +130,8 @@ def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> No
             content = digests(locate(declared.reference, declared.revision))
             found, expected = _facts(known) | {key: own[key] for key in content}, here | content
             expected |= {key: found[key] for key in ("reference", "revision")}  # it may have moved
+        if "auto" in (found["dtype"], expected["dtype"]):  # the processor's, whichever that is
+            expected = expected | {"dtype": found["dtype"]}
         if told := differences(found, expected, names=("there", "here")):
             problems.append(
                 f"backbone: {path} was pretrained with other settings of the backbone than this comparison declares: "
@@ -162,6 +165,7 @@ def _pretrained(call: Comparison, common: CompareSettings, sources: Mapping[str,
                 sharding=call.engine.sharding,
                 over=next((it.scorer.backbone for it in saved.values()), None),
             )
+        tell(call.console, [said for it in saved.values() for said in it.notices])
     return {name: saved[path] for name, path in sources.items()}
 
 

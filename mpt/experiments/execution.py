@@ -147,7 +147,8 @@ def describe_size(scorer: Scorer) -> str:
     state = sum(value.numel() for value in scorer.state.values().values())
     heads = sum(p.numel() for head in scorer.heads().values() for p in head.parameters())
     frozen = scorer.backbone.num_parameters
-    weights = sum(value.numel() for value in scorer.state.networks().values())
+    networks = [part.network for part in scorer.state.parts.values() if part.network is not None]
+    weights = sum(p.numel() for network in networks for p in network.parameters())
     kinds = " and ".join(kind.replace("_", "-") for kind in scorer.state.parts)
     return (
         f"trained: {f'{state:,} {kinds} values + ' if kinds else ''}{heads:,} head weights = "

@@ -144,7 +144,7 @@ def require_trainable(
             starts from a state of another method.
         LaunchError: The launch is under an engine that trains what acts on activations only.
     """
-    alone = [name for name, (_, parts) in starts.items() if not parts]
+    alone = dict.fromkeys(method.name for method, parts in starts.values() if not parts)
     cloze = [task.name for task in tasks if task.spec.cloze is not None]
     problems = []
     if alone and cloze:

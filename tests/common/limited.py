@@ -28,9 +28,10 @@ def train(folder, accelerator, engine):
         num_layers=layers, layers=tuple(range(layers)), num_heads=backbone.num_key_value_heads, length=2, head_dim=16
     )
     scorer = Scorer(backbone, TaskState([Prompt(torch.randn(shape.tensor_shape), shape)]), {})
-    pieces, rows = torch.arange(1, 9).view(1, -1), (RowGroup(slot=0, tasks=("t",), rows=1, words=8),)
+    pieces = torch.arange(1, 9).view(1, -1)
+    rows = (RowGroup(slot=0, tasks=(), rows=1, words=8),)
     batch = Batch(input_ids_BS=pieces, attention_mask_BS=None, words_M=torch.arange(8), labels_M=None, rows=rows)
-    (gradient,) = torch.autograd.grad(scorer.word_states(batch).square().sum(), list(scorer.bank.parameters()))
+    (gradient,) = torch.autograd.grad(scorer.word_states(batch).square().sum(), scorer.state.leaves())
     assert bool((gradient.flatten(1).abs().sum(1) > 0).all()), "every layer's prompt has a gradient"
     return backbone
 

@@ -100,7 +100,7 @@ def pretrain_settings(world, **changes):
 
 def transfer_settings(**changes):
     """Settings of transfer runs of six steps with two seeds."""
-    from mpt.base.settings import TransferOptimizerSettings
+    from mpt.base.settings import OptimizerSettings
     from mpt.experiments.settings import (
         TransferEvaluationSettings,
         TransferSettings,
@@ -109,7 +109,7 @@ def transfer_settings(**changes):
     )
 
     settings = TransferSettings(
-        optimizer=TransferOptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
+        optimizer=OptimizerSettings(prompt_learning_rate=0.2, head_learning_rate=0.05, warmup_steps=1),
         training=TransferTrainingSettings(steps=6, tokens_per_micro_batch=256, micro_batches=1),
         evaluation=TransferEvaluationSettings(every_steps=3),
         seeds=(0, 1),

@@ -122,6 +122,10 @@ def test_a_pretrained_prompt_is_opened_in_the_type_of_the_comparison(write, worl
     said = console.export_text()
     assert "note: " in said and "trained in float32, opened in bfloat16: scores may differ slightly" in said
     assert "dtype: bfloat16" in (tmp_path / "out" / "config.yaml").read_text()
+    pretraining = json.loads((tmp_path / "pretrain.yaml").read_text())
+    (tmp_path / "pretrain.yaml").write_text(json.dumps({**pretraining, "backbone": {"reference": str(world.backbone)}}))
+    compare(settings, tmp_path / "neither", resume="never", console=quiet())
+    assert "dtype: bfloat16" in (tmp_path / "neither" / "pretrained" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from common.ranks import run_ranks, start_ranks
 from common.runs import manifest, run_pretrain, run_transfer
 from rich.console import Console
 
-from mpt.evaluation import evaluator
+from mpt.evaluation import scoring
 from mpt.training import engines, launch
 from mpt.training.checkpoint import list_checkpoints
 
@@ -30,14 +30,14 @@ def computed(folder):
         for line in content["metrics.jsonl"].splitlines()
     ]
     content["results.json"] = {**json.loads(content["results.json"]), "cost": None}
-    for name in [name for name in content if name.endswith("state.json")]:
+    for name in [name for name in content if name.endswith("progress.json")]:
         content[name] = {**json.loads(content[name]), "seconds": None}
     return content
 
 
 def pretrain(rank, world, folder, resume, changes, sabotage=None):
     """One rank; `sabotage` is (rank, function to spoil, call, when, signal or exception)."""
-    evaluator.CPU_TOKENS = 64  # several batches of a dev set
+    scoring.CPU_TOKENS = 64  # several batches of a dev set
     if sabotage is not None and sabotage[0] in (rank, "all"):
         spoil(*sabotage[1:])
     run_pretrain(world, folder, resume=resume, console=Console(file=sys.stdout, width=200), **changes)
@@ -89,7 +89,7 @@ def test_two_ranks_train_the_same_network_behind_a_prompt_as_one(world, tmp_path
     for ranks in (1, 2):
         run_ranks(ranks, tmp_path / f"out-{ranks}", pretrain, world, tmp_path / f"run-{ranks}", "never", changes)
     assert computed(tmp_path / "run-2") == computed(tmp_path / "run-1")
-    assert any(name.endswith("reparameterisation.safetensors") for name in computed(tmp_path / "run-1"))
+    assert any(name.endswith("networks.safetensors") for name in computed(tmp_path / "run-1"))
 
 
 def test_a_signal_to_one_rank_saves_a_step_and_one_process_goes_on_to_the_same_bits(world, straight, tmp_path):
@@ -102,7 +102,7 @@ def test_a_signal_to_one_rank_saves_a_step_and_one_process_goes_on_to_the_same_b
 
 
 def test_a_signal_in_an_evaluation_saves_before_it_is_done(world, straight, tmp_path):
-    sabotage = (1, "mpt.evaluation.evaluator.collate", 2, "before", signal.SIGINT)
+    sabotage = (1, "mpt.evaluation.scoring.collate", 2, "before", signal.SIGINT)
     ranks = start_ranks(2, tmp_path / "out", pretrain, world, tmp_path / "run", "auto", RUN, sabotage)
     assert ranks.wait() == [143, 130], ranks.told()
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000002-unscored"]
@@ -212,7 +212,7 @@ def test_a_run_moves_from_one_rank_to_two_and_back(world, tmp_path, name):
 MOMENTS = {
     "a step": ("mpt.training.loop.train_step", 2, "before"),
     "between micro-batches": ("mpt.training.step.collate", 7, "before"),
-    "an evaluation": ("mpt.evaluation.evaluator.collate", 2, "before"),
+    "an evaluation": ("mpt.evaluation.scoring.collate", 2, "before"),
     "a save": ("mpt.training.loop.save_checkpoint", 1, "before"),
     "after a save": ("mpt.training.loop.rotate", 2, "after"),
     "the last save": ("mpt.training.loop.rotate", 3, "after"),
@@ -274,7 +274,7 @@ def test_a_signal_at_any_other_time_loses_nothing(world, straight, tmp_path, mom
     assert computed(tmp_path / "run") == straight
 
 
-FAILURES = ["mpt.training.step.collate", "mpt.evaluation.evaluator.collate", "mpt.training.loop.save_checkpoint"]
+FAILURES = ["mpt.training.step.collate", "mpt.evaluation.scoring.collate", "mpt.training.loop.save_checkpoint"]
 
 
 @pytest.mark.distributed

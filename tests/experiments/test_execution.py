@@ -27,8 +27,9 @@ def test_micro_batches_are_shared_out_evenly_or_refused(parts, micro_batches, ta
 
 
 def test_size_counts_what_is_trained(parts):
-    trained = sum(p.numel() for p in parts.tagger.parameters())
-    prompts = parts.tagger.bank.slots[0].numel()
-    text = describe_size(parts.tagger)
+    trained = sum(p.numel() for p in parts.scorer.parameters())
+    (prompt,) = parts.scorer.state.values().values()
+    prompts = prompt.numel()
+    text = describe_size(parts.scorer)
     assert f"{prompts:,} prompt values + {trained - prompts:,} head weights" in text
-    assert f"{parts.tagger.backbone.num_parameters:,} frozen" in text
+    assert f"{parts.scorer.backbone.num_parameters:,} frozen" in text

@@ -134,10 +134,10 @@ def test_roles_are_learnt_and_written_back_in_brackets(roles, tmp_path):
     ]
     (task,), notices = load_tasks(load_manifest(world.data / "mixture.yaml"), splits=("test",))
     assert any("sentences without a predicate, which give no example" in notice for notice in notices)
-    (encoded,), _ = encode_tasks([task], saved.tagger.backbone)
+    (encoded,), _ = encode_tasks([task], saved.scorer.backbone)
     tags, _ = predictor.predict(task.splits["test"])
     assert score("srl_f1", encoded.gold("test", range(len(tags))), tags, task.labels) == evaluate_task(
-        saved.tagger, encoded, "test"
+        saved.scorer, encoded, "test"
     )
     found, lacking = Problems(tmp_path / "out.props"), ("O",) * 6
     written = [one.tags for one in read_props((tmp_path / "out.props").read_text(), predictor.source, found)]
@@ -288,8 +288,8 @@ def test_predictions_of_choices_come_back_as_numbers(mixed, tmp_path):
         for path in (world.data / "choices.test", tmp_path / "out.jsonl")
     )
     (task,), _ = load_tasks(load_manifest(world.data / "mixture.yaml"), names=["choices"], splits=("test",))
-    (encoded,), _ = encode_tasks([task], saved.tagger.backbone)
-    score = evaluate_task(saved.tagger, encoded, "test")
+    (encoded,), _ = encode_tasks([task], saved.scorer.backbone)
+    score = evaluate_task(saved.scorer, encoded, "test")
     assert all(isinstance(label, int) for label in found)
     assert sum(a == b for a, b in zip(gold, found, strict=True)) / len(gold) == score.primary > 0.9
 

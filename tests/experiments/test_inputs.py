@@ -59,6 +59,6 @@ def test_problems_of_all_tasks_are_raised_at_once(world):
         long = replace(task.splits["train"][0], words=("Ada",) * 99, tags=("O",) * 99, lines=tuple(range(1, 100)))
         task.splits["train"] = (long,)
     with pytest.raises(DataError) as caught:
-        encode_tasks(strict, parts.tagger.backbone)
+        encode_tasks(strict, parts.scorer.backbone)
     assert len(caught.value.problems) == 2
     assert all("longer than the 62 word pieces the backbone takes" in problem for problem in caught.value.problems)

@@ -12,12 +12,11 @@ from mpt.base.errors import CheckpointError, ConfigError, ManifestError
 from mpt.data import cache as text_cache
 from mpt.evaluation.evaluator import evaluate_tasks
 from mpt.experiments import pretrain as stage
-from mpt.model.state.network import by_token, reparameterise
+from mpt.model.state.network import by_token, network_behind
 from mpt.serving.saved import open_saved
 from mpt.training import launch, loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
 
-TENSORS = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
 
 
 class Interrupted(BaseException):
@@ -32,7 +31,7 @@ def without_times(folder):
     results = json.loads(found.pop("results.json"))
     assert set(results.pop("cost")) >= {"word_pieces", "seconds", "pieces_per_second", "peak_memory_mib"}
     found["results.json"] = results
-    for name in [name for name in found if name.endswith("state.json")]:
+    for name in [name for name in found if name.endswith("progress.json")]:
         found[name] = {**json.loads(found[name]), "seconds": 0}
     return {name: content for name, content in found.items() if not name.endswith("CHECKPOINT.json")}
 
@@ -114,7 +113,7 @@ def test_another_seed_gives_another_prompt(world, straight, tmp_path):
 
 
 def load_prompt(run):
-    return load_checkpoint(latest(run)).prompts["slot0"].numpy().tobytes()
+    return load_checkpoint(latest(run)).state["prompt.values"].numpy().tobytes()
 
 
 def test_a_run_interrupted_at_every_evaluation_and_resumed_is_the_same_run(world, straight, tmp_path, monkeypatch):
@@ -177,7 +176,7 @@ def test_a_damaged_newest_checkpoint_is_refused_and_removing_it_goes_on(world, s
     assert without_times(run) == without_times(straight)
 
 
-NETWORKS = ("mlp", "residual_mlp", "lstm")
+NETWORKS = ("mlp", "lstm")
 
 
 def reparameterised(kind, **changes):
@@ -193,30 +192,30 @@ def test_a_checkpoint_holds_the_flat_prompt_of_its_network(world, tmp_path, kind
     assert folders
     for folder in folders:
         checkpoint = load_checkpoint(folder)
-        network = reparameterise(torch.zeros(4, 2 * 2 * 2 * 16), kind=kind, input_size=32, hidden_size=8, seed=0)
-        network.load_state_dict(checkpoint.reparameterisation)
+        network = network_behind(torch.zeros(4, 2 * 2 * 2 * 16), kind=kind, input_size=32, hidden_size=8, seed=0)
+        network.load_state_dict({name.removeprefix("prompt."): it for name, it in checkpoint.networks.items()})
         with torch.no_grad():  # where an LSTM has a kernel of its own
-            assert torch.equal(by_token(checkpoint.prompts["slot0"]), network()), "folded: equal bits"
+            assert torch.equal(by_token(checkpoint.state["prompt.values"]), network()), "folded: equal bits"
     trained = {name.rsplit("/", 1)[0] for name in checkpoint.optimizer if name.startswith("bank.")}
-    assert trained == {f"bank.reparameterisation.{name}" for name, _ in network.named_parameters()}
+    assert trained == {f"bank._slots.0._parts.prompt.network.{name}" for name, _ in network.named_parameters()}
     assert load_prompt(tmp_path / "run") != load_prompt(tmp_path / "flat")
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_model_for_use_gives_the_scores_of_the_one_that_was_trained(world, tmp_path, monkeypatch, kind):
-    taggers = []
+    scorers = []
 
-    def spy(tagger, *args, **kwargs):
-        taggers.append(tagger)
-        return evaluate_tasks(tagger, *args, **kwargs)
+    def spy(scorer, *args, **kwargs):
+        scorers.append(scorer)
+        return evaluate_tasks(scorer, *args, **kwargs)
 
     monkeypatch.setattr(stage, "evaluate_tasks", spy)
     run_pretrain(world, tmp_path / "run", **reparameterised(kind))
-    saved = open_saved(tmp_path / "run").tagger
-    assert saved.bank.reparameterisation is None and taggers[0].bank.reparameterisation is not None
-    batch = random_batch(saved.backbone, 5, 7)
+    saved = open_saved(tmp_path / "run").scorer
+    assert saved.state.parts["prompt"].network is None and scorers[0].state.parts["prompt"].network is not None
+    batch = random_batch(saved.backbone, 5, 7, tasks=("places",))
     with torch.no_grad():
-        assert torch.equal(saved("places", batch), taggers[0]("places", batch))
+        assert torch.equal(*(torch.cat(scorer(batch)) for scorer in (saved, scorers[0])))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -232,7 +231,7 @@ def test_a_reparameterised_run_that_is_resumed_is_the_same_run(world, tmp_path, 
 
 def test_a_flat_run_knows_nothing_of_networks(straight):
     checkpoint = load_checkpoint(latest(straight))
-    assert not (latest(straight) / "reparameterisation.safetensors").exists()
+    assert checkpoint.networks == {}
     assert list(checkpoint.identity["prompt"]) == ["length", "layers", "initialisation", "dropout"]
 
 
@@ -270,9 +269,9 @@ def test_an_existing_run_folder_is_left_alone(world, straight):
 
 
 REFUSED = [
-    ({"prompt__length": 5}, "prompt.length: checkpoint 4, now 5", "'length': 5"),
+    ({"prompt__length": 5}, "\n  prompt.length: checkpoint 4, now 5", "state.prompt.length: checkpoint 4, now 5"),
     ({"prompt__dropout": 0.5}, "prompt.dropout: checkpoint 0.1, now 0.5", ""),
-    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", ""),
+    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", "state.prompt.layers: checkpoint [0, 1], now [1]"),
     ({"optimizer__prompt_learning_rate": 0.1}, "optimizer.prompt_learning_rate: checkpoint 0.2, now 0.1", ""),
     ({"training__seed": 1}, "training.seed: checkpoint 0, now 1", ""),
     ({"training__steps": 8}, "training.steps: checkpoint 6, now 8", ""),

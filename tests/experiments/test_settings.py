@@ -92,12 +92,65 @@ def test_changing_one_setting_of_a_transfer_leaves_its_neighbours():
         ("checkpoints.keep_last=0", "must be at least 1"),
         ("training.seed=-1", "must be at least 0"),
         ("training.sed=1", 'unknown key. Did you mean "seed"?'),
+        ("method=fine-tunning", '"fine-tunning" is not one of prompt, head, bitfit, lora, low-rank, prompt+low-rank, '),
+        ("method=fine-tunning", 'Did you mean "fine-tuning"?'),
+        ("method=low_rank", 'Did you mean "low-rank"?'),
+        ("method=transfer", '"transfer" is not one of prompt, head, '),
+        ("low_rank.targets=query", '"query" is not one of all, attention, feed-forward, peft.'),
+        ("lora.rank=0", "must be at least 1, got 0"),
+        ("lora.rnk=4", 'unknown key. Did you mean "rank"?'),
+        ("backbone.trunk_cache_gib=0", "unknown key."),
+        ("prompt.reparameterisation=residual_mlp", '"residual_mlp" is not one of none, mlp, lstm.'),
     ],
 )
 def test_what_is_out_of_range_is_told_at_its_key(config, override, told):
     message = problem(config(), [override])
     assert message.startswith(f"--set {override.split('=')[0]}: ")
     assert told in message
+
+
+def test_a_prompt_is_called_as_it_is_beside_a_transfer_too(config):
+    for name in ("prompt", "scratch"):
+        assert load_pretrain_settings(config(), [f"method={name}"]) == load_pretrain_settings(config())
+        assert load_transfer_settings(None, [f"baselines=[{name}, low-rank]"]).baselines == ("scratch", "low-rank")
+    text = "title: t\nmanifest: m.yaml\nrows: {a: {method: prompt}, b: {method: scratch}}\n"
+    rows = load_compare_settings(config(text))
+    assert {row.method for row in rows["a"].rows.values()} == {"scratch"}
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("lora: {rank: 4}", "low_rank: {rank: 4}"),
+        ("lora: {targets: default}", "low_rank: {targets: peft}"),
+        ("lora: {targets: all-linear, alpha: 2}", "low_rank: {targets: all, alpha: 2}"),
+        ("low_rank: {targets: default, layers: 2}", "low_rank: {targets: peft, layers: 2}"),
+    ],
+)
+def test_former_names_of_low_rank_updates_are_read(config, former, now):
+    assert load_pretrain_settings(config(f"{MINIMAL}{former}\n")) == load_pretrain_settings(config(f"{MINIMAL}{now}\n"))
+    assert load_transfer_settings(config(f"{former}\n")) == load_transfer_settings(config(f"{now}\n"))
+    assert load_transfer_settings(config(f"{now}\n")).low_rank != TransferSettings().low_rank
+
+
+def test_a_row_may_name_low_rank_updates_as_before(config):
+    row = 'rows: {a: {method: lora, set: {lora.rank: 3}}, b: {method: lora, set: {low_rank.rank: 5}}}'
+    for top, ranks in (("", (3, 5)), ("lora: {alpha: 2}\n", (3, None)), ("low_rank: {alpha: 2}\n", (None, 5))):
+        path = config(f"title: t\nmanifest: m.yaml\n{top}{row}\n")
+        if None in ranks:
+            assert "is low_rank by another name" in problem(path, load=load_compare_settings)
+        else:
+            rows = load_compare_settings(path)
+            assert (rows["a"].low_rank.rank, rows["b"].low_rank.rank) == ranks
+
+
+def test_low_rank_updates_are_told_of_once(config):
+    both = config(f"{MINIMAL}low_rank: {{rank: 4}}\nlora: {{rank: 8}}\n")
+    told = "lora: is low_rank by another name. Keep one of them."
+    assert problem(both) == f"{both}:4:1: {told}"
+    assert problem(config(f"{MINIMAL}low_rank: {{rank: 4}}\n"), ["lora.rank=8"]).endswith(told)
+    both = config("lora: {rank: 8}\nlow_rank: {rank: 4}\n")
+    assert problem(both, load=load_transfer_settings) == f"{both}:1:1: {told}"
 
 
 @pytest.mark.parametrize(("head", "told"), [("by-lable", "by-label"), ("from:", "from:TASK"), ("", "fresh")])
@@ -158,7 +211,7 @@ def test_every_comparison_is_valid_and_its_tasks_exist(path, tmp_path, monkeypat
         assert pretraining.backbone == settings.backbone, "rows differ in their methods alone"
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("mlp", 0.01), ("residual_mlp", 0.001), ("lstm", 0.01)])
+@pytest.mark.parametrize(("kind", "rate"), [("mlp", 0.01), ("lstm", 0.01)])
 def test_a_network_behind_a_prompt_has_a_rate_of_its_own_unless_told(kind, rate):
     settings = PromptSettings(reparameterisation=kind)
     assert settings.chosen_network_rate == rate

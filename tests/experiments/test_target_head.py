@@ -46,7 +46,7 @@ def test_a_fresh_head_is_drawn_from_the_seed(saved, firms):
 
 def test_by_label_copies_rows_of_the_same_name_and_leaves_the_others_fresh(saved, firms):
     head = build(saved, firms, "by-label")
-    sources = [saved.tagger.head(name) for name in ("people", "places")]
+    sources = [saved.scorer.head(name) for name in ("people", "places")]
     for label in ("O", "B-PER", "I-PER"):
         mean = torch.stack([row(source, label) for source in sources]).mean(0)
         assert torch.equal(row(head, label), mean), label
@@ -58,7 +58,7 @@ def test_letter_case_of_labels_is_left_aside(saved, firms):
     task = replace(firms, labels=("O", "B-per", "I-per"))
     assert torch.equal(row(build(saved, task, "by-label"), "B-per"), row(build(saved, firms, "by-label"), "B-PER"))
     assert [(head.labels, label) for head, label in namesakes(saved, "b-loc")] == [
-        (saved.tagger.head("places").labels, "B-LOC")
+        (saved.scorer.head("places").labels, "B-LOC")
     ]
 
 
@@ -67,7 +67,7 @@ def test_a_label_without_namesake_has_no_source(saved):
 
 
 def test_from_a_task_copies_its_whole_head(saved, firms):
-    places = saved.tagger.head("places")
+    places = saved.scorer.head("places")
     task = replace(firms, labels=tuple(reversed(places.labels)))
     head = build(saved, task, "from:places")
     for label in task.labels:
@@ -75,11 +75,11 @@ def test_from_a_task_copies_its_whole_head(saved, firms):
 
 
 def test_the_pretrained_heads_stay_as_they_are(saved, firms):
-    before = saved.tagger.head("people").weight.clone()
+    before = saved.scorer.head("people").weight.clone()
     head = build(saved, firms, "by-label")
     with torch.no_grad():
         head.weight.add_(1.0)
-    assert torch.equal(saved.tagger.head("people").weight, before)
+    assert torch.equal(saved.scorer.head("people").weight, before)
 
 
 def test_from_an_unknown_task_names_the_known_ones(saved, firms):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from common.runs import changed, files_of, run_pretrain, run_transfer, state_bytes, transfer_settings, write_bert
-from mpt.data.families.encoding import encode_examples
 
 from mpt.base.errors import CheckpointError, ConfigError, DivergedError, ManifestError, TrainingError
-from mpt.data.families import encoding
+from mpt.data.families import words
+from mpt.data.families.of_task import family_of
+from mpt.data.families.tokenization import encode
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
@@ -22,7 +23,6 @@ from mpt.model.backbone import precision
 from mpt.serving.saved import open_saved
 from mpt.training import launch, loop
 from mpt.training.checkpoint import find_checkpoint, load_checkpoint
-from mpt.training.loop import trained_state
 
 
 class Interrupted(BaseException):
@@ -167,15 +167,17 @@ def test_the_stage_is_deterministic(world, done, tmp_path):
 
 # Where a method starts from
 
+PROMPT, HEAD = "bank._slots.0._parts.prompt.flat", "_heads.slot_0.task_firms.weight"
+
 
 def started(world, folder, monkeypatch, **changes):
     """The model of every trial before its first step."""
     models = {}
     real = trials.execute
 
-    def spy(tagger, tasks, *args, **kwargs):
-        models[kwargs["identity"]["method"], kwargs["identity"]["training"]["seed"]] = (state_bytes(tagger), tagger)
-        return real(tagger, tasks, *args, **kwargs)
+    def spy(scorer, tasks, *args, **kwargs):
+        models[kwargs["identity"]["method"], kwargs["identity"]["training"]["seed"]] = (state_bytes(scorer), scorer)
+        return real(scorer, tasks, *args, **kwargs)
 
     monkeypatch.setattr(trials, "execute", spy)
     run_transfer(world, folder, **changes)
@@ -184,18 +186,18 @@ def started(world, folder, monkeypatch, **changes):
 
 def test_transfer_starts_from_the_pretrained_prompt_and_the_baselines_do_not(world, tmp_path, monkeypatch):
     models = started(world, tmp_path / "results", monkeypatch, baselines=("scratch", "head"))
-    pretrained = load_checkpoint(find_checkpoint(world.run)).prompts["slot0"].numpy().tobytes()
+    pretrained = load_checkpoint(find_checkpoint(world.run)).state["prompt.values"].numpy().tobytes()
     for seed in (0, 1):
-        assert models["transfer", seed][0]["bank.slots.0"] == pretrained
-        assert models["scratch", seed][0]["bank.slots.0"] != pretrained
-        assert models["head", seed][1].bank is None
-        assert models["scratch", seed][1].bank.shapes == models["transfer", seed][1].bank.shapes
-    assert models["scratch", 0][0]["bank.slots.0"] != models["scratch", 1][0]["bank.slots.0"]
+        assert models["transfer", seed][0][PROMPT] == pretrained
+        assert models["scratch", seed][0][PROMPT] != pretrained
+        assert models["head", seed][1].state.specs == {}
+        assert models["scratch", seed][1].state.specs == models["transfer", seed][1].state.specs
+    assert models["scratch", 0][0][PROMPT] != models["scratch", 1][0][PROMPT]
 
 
 def test_baselines_have_a_fresh_head_whatever_the_head_of_transfer(world, tmp_path, monkeypatch):
     models = started(world, tmp_path / "results", monkeypatch, head="by-label", baselines=("scratch", "head"))
-    heads = {key: state["_heads.task_firms.weight"] for key, (state, _) in models.items()}
+    heads = {key: state[HEAD] for key, (state, _) in models.items()}
     for seed in (0, 1):
         assert heads["scratch", seed] == heads["head", seed] != heads["transfer", seed]
     assert heads["scratch", 0] != heads["scratch", 1]
@@ -203,7 +205,7 @@ def test_baselines_have_a_fresh_head_whatever_the_head_of_transfer(world, tmp_pa
 
 def test_a_fresh_head_is_that_of_the_baselines(world, tmp_path, monkeypatch):
     models = started(world, tmp_path / "results", monkeypatch, head="fresh")
-    heads = {key: state["_heads.task_firms.weight"] for key, (state, _) in models.items()}
+    heads = {key: state[HEAD] for key, (state, _) in models.items()}
     assert heads["transfer", 0] == heads["scratch", 0]
 
 
@@ -226,8 +228,8 @@ def test_shots_are_drawn_by_seed_and_are_the_same_for_all_methods(world, tmp_pat
     drawn = [args[1][0].splits["train"] for args, _, _ in calls]
     (task,), _ = load_tasks(load_manifest(world.data / "target.yaml"))
     samples = [tuple(sample_sentences(task.splits["train"], 5, seed=seed)) for seed in (0, 1)]
-    word_pieces = open_saved(world.run).tagger.backbone.word_pieces
-    expected = [encode_examples(sample, task.spec, word_pieces, task.labels)[0] for sample in samples]
+    word_pieces = open_saved(world.run).scorer.backbone.word_pieces
+    expected = [family_of(task.spec).encode(sample, word_pieces, task.labels)[0] for sample in samples]
     assert [same_arrays(ours, theirs) for ours, theirs in zip(drawn, expected * 3, strict=True)] == [True] * 6
     assert samples[0] != samples[1] and not same_arrays(*expected)
 
@@ -235,13 +237,13 @@ def test_shots_are_drawn_by_seed_and_are_the_same_for_all_methods(world, tmp_pat
 def test_a_split_is_encoded_once_for_each_way_that_a_method_wants_its_text(world, tmp_path, monkeypatch):
     encoded = []
 
-    def spy(examples, spec, word_pieces, labels):
-        encoded.append((len(examples), word_pieces.room))
-        return encode_examples(examples, spec, word_pieces, labels)
+    def spy(sentences, word_pieces, labels, **more):
+        encoded.append((len(sentences), word_pieces.room))
+        return encode(sentences, word_pieces, labels, **more)
 
-    monkeypatch.setattr(encoding, "encode_examples", spy)
+    monkeypatch.setattr(words, "encode", spy)
     run_transfer(world, tmp_path / "results", shots=(5, 10), baselines=("scratch", "prefix-tuning"), test=False)
-    room = open_saved(world.run).tagger.backbone.word_pieces.room
+    room = open_saved(world.run).scorer.backbone.word_pieces.room
     assert sorted(encoded) == sorted((count, size) for count in (60, 30) for size in (room, room - 4))
     encoded.clear()
     run_transfer(world, tmp_path / "tested", baselines=("scratch",), seeds=(0,))
@@ -465,21 +467,22 @@ def test_a_saved_transfer_goes_on_bit_by_bit(world, tmp_path, monkeypatch):
     again = replace(run, folder=tmp_path / "again")
     shutil.copytree(run_folder / "checkpoints" / "step-00000003", tmp_path / "again" / "checkpoints" / "step-00000003")
     with torch.no_grad():
-        for parameter in again.tagger.parameters():
+        for parameter in again.scorer.parameters():
             parameter.fill_(7.0)
     real(again, middle)
     resumed = load_checkpoint(tmp_path / "again" / "checkpoints" / "step-00000006")
-    for kind in ("prompts", "heads", "optimizer"):
+    for kind in ("state", "heads", "optimizer"):
         ours, theirs = getattr(resumed, kind), getattr(end, kind)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert trained_state(run.tagger, resumed).keys() == run.tagger.state_dict().keys()
+    for part, own in run.scorer.tensors().items():
+        assert own.keys() == resumed.tensors[part].keys()
 
 
 def test_a_run_that_is_redone_when_it_was_cut_off_keeps_no_moments(done):
     for method in ("scratch", "transfer"):
         checkpoint = load_checkpoint(find_checkpoint(done[0] / "firms-20" / method / "seed-0"))
-        assert checkpoint.optimizer == {} != checkpoint.prompts
+        assert checkpoint.optimizer == {} != checkpoint.state
 
 
 # What is refused
@@ -519,18 +522,19 @@ def test_settings_of_the_test_are_valid():
 # Reparameterised prompts
 
 
-@pytest.mark.parametrize("kind", ["mlp", "residual_mlp", "lstm"])
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
 def test_a_network_behind_the_target_prompt_starts_at_the_pretrained_prompt(world, tmp_path, monkeypatch, kind):
-    made = spied(monkeypatch, "new_tagger")
+    made = spied(monkeypatch, "new_scorer")
     changes = {"prompt__reparameterisation": kind, "prompt__hidden_size": 8, "seeds": (0,), "baselines": ()}
     run_transfer(world, tmp_path / "results", optimizer__prompt_learning_rate=1e-9, **changes)
-    (_, _, tagger), *_ = made
-    source = load_checkpoint(find_checkpoint(world.run)).prompts["slot0"]
-    assert torch.allclose(tagger.bank.slots[0], source, atol=1e-6)
+    (_, _, scorer), *_ = made
+    source = load_checkpoint(find_checkpoint(world.run)).state["prompt.values"]
+    prompt = scorer.state.parts["prompt"]
+    assert prompt.network is not None and torch.allclose(prompt.flat, source, atol=1e-6)
     identity = runs_of(tmp_path / "results")["transfer", "seed-0"]
     assert (identity["prompt"]["reparameterisation"], identity["prompt"]["length"]) == (kind, 4)
     (run,) = (tmp_path / "results").glob("*/transfer/seed-0")
-    assert torch.equal(open_saved(run).tagger.bank.slots[0], tagger.bank.slots[0])
+    assert torch.equal(open_saved(run).state.parts["prompt"].flat, prompt.flat)
 
 
 def test_a_reparameterised_prompt_is_transferred_flat_unless_told(world, tmp_path):

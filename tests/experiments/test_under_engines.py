@@ -18,7 +18,7 @@ RUN = {
     "optimizer__clip_norm": 0.5,
 }
 LONG = RUN | {"training__steps": 50, "evaluation__every_steps": 25}
-TENSORS = ("prompts.safetensors", "heads.safetensors", "optimizer.safetensors")
+TENSORS = ("state.safetensors", "heads.safetensors", "optimizer.safetensors")
 EVERY = [engine("zero1", pytest.mark.distributed), engine("zero2"), engine("zero3"), engine("fsdp2")]
 
 
@@ -121,9 +121,9 @@ def test_a_checkpoint_goes_on_without_the_engine(name, world, short, tmp_path):
     [
         {"backbone__dtype": "bfloat16"},
         {"backbone__gradient_checkpointing": True},
-        {"prompt__layers": 1, "backbone__trunk_cache_gib": 0.0},  # not kept where ranks share a backbone
+        {"prompt__layers": 1},
         {"training__gradient_sum": "all_reduce"},
-        {"prompt__reparameterisation": "residual_mlp", "prompt__hidden_size": 8},
+        {"prompt__reparameterisation": "mlp", "prompt__hidden_size": 8},
         {"training__backbone_dropout": 0.3, "backbone__word_state": "mean"},
     ],
     ids=lambda changes: next(iter(changes)),

@@ -27,7 +27,7 @@ from mpt.experiments.settings import load_compare_settings
 from mpt.experiments.target_head import build_head
 from mpt.experiments.transfer import transfer
 from mpt.model.heads import TokenHead, VerbalizerHead
-from mpt.model.scorer import Tagger
+from mpt.model.scorer import Scorer
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved
 from mpt.training.checkpoint import Checkpoint, latest
@@ -80,9 +80,9 @@ def loaded(world, name, split):
     return task
 
 
-def scores_of(tagger, encoded: EncodedTask, split):
+def scores_of(scorer, encoded: EncodedTask, split):
     examples = np.arange(len(encoded.splits[split].places))
-    return np.concatenate(word_scores(tagger, encoded.task.name, encoded.splits[split], examples))
+    return np.concatenate(word_scores(scorer, encoded.task.name, encoded.splits[split], examples))
 
 
 def test_a_prompt_learns_to_fill_in_words_beside_a_trained_head(filled):
@@ -97,8 +97,8 @@ def test_a_checkpoint_names_the_head_and_holds_nothing_of_it(filled):
     assert set(load_file(saved.folder / "heads.safetensors")) == {"plain.weight", "plain.bias"}
     assert list(saved.tasks) == ["filled", "plain"]
     assert saved.task_spec("filled").cloze == "is {text} a {mask}"
-    assert isinstance(saved.tagger.head("filled"), VerbalizerHead)
-    assert saved.tagger.head("filled").labels == ("place", "person")
+    assert isinstance(saved.scorer.head("filled"), VerbalizerHead)
+    assert saved.scorer.head("filled").labels == ("place", "person")
     optimizer = load_file(saved.folder / "optimizer.safetensors")
     assert not any("filled" in name for name in optimizer) and any("plain" in name for name in optimizer)
 
@@ -107,25 +107,25 @@ def test_a_checkpoint_names_the_head_and_holds_nothing_of_it(filled):
 def test_scores_after_loading_are_those_before_saving(filled, own, monkeypatch, layers):
     """Also where nothing but the prompt is saved, and where the layers below it are kept."""
     write_manifest(own.data, filled=FILLED)
-    taggers, scored = [], []
-    build, collect = Tagger.__init__, Checkpoint.__init__
+    scorers, scored = [], []
+    build, collect = Scorer.__init__, Checkpoint.__init__
 
     def noted(self, *args, **kwargs):
         collect(self, *args, **kwargs)
-        scored.append((self.state["step"], scores_of(taggers[-1], encoded(taggers[-1]), "dev")))
+        scored.append((self.step, scores_of(scorers[-1], encoded(scorers[-1]), "dev")))
 
-    def encoded(tagger):
-        return encode_tasks([loaded(own, "filled", "dev")], tagger.backbone)[0][0]
+    def encoded(scorer):
+        return encode_tasks([loaded(own, "filled", "dev")], scorer.backbone)[0][0]
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            Tagger, "__init__", lambda self, *args, **more: build(self, *args, **more) or taggers.append(self)
+            Scorer, "__init__", lambda self, *args, **more: build(self, *args, **more) or scorers.append(self)
         )
         patch.setattr(Checkpoint, "__init__", noted)
         run_pretrain(own, own.data / "out", training__steps=2, prompt__layers=layers)
     saved = open_saved(latest(own.data / "out"))
     assert scored[-1][0] == saved.checkpoint.step == 2
-    assert np.array_equal(scores_of(saved.tagger, encoded(saved.tagger), "dev"), scored[-1][1])
+    assert np.array_equal(scores_of(saved.scorer, encoded(saved.scorer), "dev"), scored[-1][1])
     assert load_file(saved.folder / "heads.safetensors") == {}
     run_pretrain(own, own.data / "out", training__steps=2, prompt__layers=layers, resume="must")
     with pytest.raises(CheckpointError, match=r"tasks\.filled\.spec\.template"):
@@ -155,15 +155,15 @@ def test_predictions_and_evaluation_agree(filled, tmp_path):
     right = sum(a == b for a, b in zip(gold, found, strict=True)) / len(gold)
     assert right == report.tasks[0].score.primary > 0.9
     task = loaded(world, "filled", "test")
-    (encoded,), _ = encode_tasks([task], saved.tagger.backbone)
-    assert evaluate_task(saved.tagger, encoded, "test").primary == right
+    (encoded,), _ = encode_tasks([task], saved.scorer.backbone)
+    assert evaluate_task(saved.scorer, encoded, "test").primary == right
 
 
 def test_word_pieces_on_disk_are_scored_at_the_mask(filled, tmp_path):
     world, _ = filled
     manifest, word_pieces = (
         load_manifest(world.data / "mixture.yaml"),
-        open_saved(world.run).tagger.backbone.word_pieces,
+        open_saved(world.run).scorer.backbone.word_pieces,
     )
     kept = text_cache(tmp_path, 2**30)
     first, again = (read_tasks(manifest, word_pieces, kept=kept)[0] for _ in range(2))
@@ -190,7 +190,7 @@ def test_rows_of_a_verbalizer_are_never_copied(filled):
     plain, filled_ = loaded(world, "plain", "dev"), loaded(world, "filled", "dev")
     copied = build_head(saved, plain, mode="by-label", seed=0, dropout=0.0)
     assert isinstance(copied, TokenHead)
-    source = saved.tagger.head("plain")
+    source = saved.scorer.head("plain")
     for label in plain.labels:
         assert torch.equal(copied.weight[copied.labels.index(label)], source.weight[source.labels.index(label)])
     with pytest.raises(CheckpointError, match="filled has a verbalizer, whose head is the backbone's"):

@@ -61,7 +61,7 @@ def test_two_ranks_train_the_same_bits_as_one(folder, tmp_path):
     assert "launch: 2 processes on 1 machine" in done.stdout
     assert done.stdout.count("step 4/4") == 1, "one rank speaks"
     alone, together = (
-        {name: content for name, content in files_of(run / "checkpoints").items() if not name.endswith("state.json")}
+        {name: content for name, content in files_of(run / "checkpoints").items() if not name.endswith("progress.json")}
         for run in (folder / "run", tmp_path / "run")
     )
     assert alone.keys() == together.keys()

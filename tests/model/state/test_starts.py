@@ -200,7 +200,7 @@ def test_chosen_layers(load):
     assert chosen_layers(backbone, "all", field="f") == (0, 1, 2)
     assert chosen_layers(backbone, 2, field="f") == (1, 2)
     assert chosen_layers(backbone, (0, 2), field="f") == (0, 2)
-    for wrong in (0, 4, (3,), (1, 0), (1, 1), (-1,)):
+    for wrong in (0, 4, (3,), (1, 0), (1, 1), (-1,), ()):
         with pytest.raises(
             ConfigError, match=r"^prompt\.layers: .* over a backbone of 3 layers\. Expected all, a numb"
         ):
