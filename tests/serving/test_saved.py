@@ -8,9 +8,10 @@ from common.prompts import random_batch, scores_of
 from common.runs import run_pretrain, write_bert
 from safetensors.torch import load_file
 
-from mpt.base.errors import BackboneError, CheckpointError, MptError
+from mpt.base.errors import BackboneError, CheckpointError, ConfigError, MptError
+from mpt.model.backbone import precision
 from mpt.model.scorer import Scorer
-from mpt.serving.saved import open_saved
+from mpt.serving.saved import find_device, open_saved
 from mpt.training.checkpoint import Checkpoint, find_checkpoint, latest, load_checkpoint, save_checkpoint
 
 
@@ -56,7 +57,7 @@ def test_the_backbone_runs_as_in_training(world, tmp_path):
     changes = {"backbone__dtype": "bfloat16", "backbone__positions": "shifted", "backbone__longest_window": 40}
     changes |= {"backbone__word_state": "mean"}
     run_pretrain(world, tmp_path / "run", training__steps=2, **changes)
-    backbone = open_saved(tmp_path / "run").scorer.backbone
+    backbone = open_saved(tmp_path / "run", dtype="bfloat16").scorer.backbone
     assert (backbone.dtype, backbone.shifted, backbone.word_pieces.room) == (torch.bfloat16, True, 38)
     assert backbone.word_pieces.mean
 
@@ -97,6 +98,33 @@ def test_a_run_of_any_method_scores_as_it_did(world, tmp_path, monkeypatch, meth
 def logits(scorer):
     with torch.no_grad():
         return scores_of(scorer, random_batch(scorer.backbone, 9, 4, tasks=("people",)))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("trained", ["float32", "bfloat16"])
+def test_it_is_opened_in_its_type_unless_that_is_emulated_or_told(world, tmp_path, monkeypatch, trained, native):
+    run_pretrain(world, tmp_path / "run", training__steps=2, backbone__dtype=trained)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: native)
+    auto = trained if native else "float32"
+    for dtype, opened in (("auto", auto), ("float32", "float32"), ("bfloat16", "bfloat16")):
+        saved = open_saved(tmp_path / "run", dtype=dtype)
+        assert saved.dtype == opened and saved.scorer.backbone.dtype == getattr(torch, opened)
+        told = (f"{saved.folder}: trained in {trained}, opened in {opened}: scores may differ slightly from those of "
+                "its training",)  # fmt: skip
+        assert saved.notices == (() if opened == trained else told)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert find_device("auto") == find_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:0", "gpu"):
+        with pytest.raises(ConfigError, match=rf'--device "{name}": this machine has auto, cpu\.'):
+            find_device(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda")
+    assert (find_device("cpu").type, find_device("cuda:1").index) == ("cpu", 1)
+    with pytest.raises(ConfigError, match=r'--device "cuda:2": this machine has auto, cpu, cuda, cuda:0, cuda:1\.'):
+        find_device("cuda:2")
 
 
 def test_prompted_layers_come_back(world, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from common.backbones import DECODERS, HEADS, HIDDEN, KINDS, LAYERS, POSITIONS, refused
 from safetensors.torch import load_file, save_file
 
+from mpt.base.errors import BackboneError
 from mpt.model.backbone.backbone import load_backbone
 
 

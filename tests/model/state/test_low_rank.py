@@ -6,14 +6,12 @@ import pytest
 import torch
 from common.backbones import DECODERS, ENCODERS, KINDS, LAYERS
 from common.plain import BATCH, IDS, MASK, assert_equal, gradients, plain_loss, plain_model, scorer_over
-from common.prompts import in_slots, random_batch, random_low_rank, random_prompt, scorer_of, scores_of, states_by_row
-from torch import nn
+from common.prompts import in_slots, random_batch, random_low_rank, random_prompt, scorer_of, scores_of
 
 from mpt.base.errors import BackboneError, MptError
-from mpt.model.backbone.forward import BARE, ForwardPass, LinearUpdate
+from mpt.model.backbone.forward import BARE, LinearUpdate
 from mpt.model.state.bank import TaskState
-from mpt.model.state.low_rank import _QUERIES_AND_VALUES, LowRank, fresh_low_rank, merge
-from mpt.model.state.weights import copied
+from mpt.model.state.low_rank import _QUERIES_AND_VALUES, LowRank, fresh_low_rank
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed: pip install 'mpt-prompts[peft]'")
 
@@ -242,21 +240,3 @@ def test_threads_side_by_side_compute_what_each_does_alone(load, kind):
     for results, own in zip(found, expected, strict=True):
         assert len(results) == 4
         assert all(torch.equal(a, b) for result in results for a, b in zip(result, own, strict=True))
-
-
-# Merged
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_with_merged_updates_computes_the_same(load, kind):
-    backbone = load(kind)
-    part = random_low_rank(backbone, 3)
-    batch = random_batch(backbone, 9, 4)
-    own = {name: p.clone() for name, p in backbone.model.named_parameters()}
-    expected = torch.cat(states_by_row(scorer_of(backbone, TaskState([part])), batch))
-    copy = copied(backbone, lambda weight: nn.Parameter(weight.detach().clone(), requires_grad=False))
-    merge(part, copy, backbone.linears)
-    with torch.no_grad():
-        found = backbone(batch, ForwardPass(model=copy)).flatten(0, 1)[batch.words_M]
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
-    assert all(torch.equal(p, own[name]) for name, p in backbone.model.named_parameters())
