@@ -125,14 +125,12 @@ def unsafe(tree):
 
 FAMILY_FACTS = {"unit", "softmax_over", "passages"}
 FAMILY_NAMES = set(FAMILIES)
-# Which files a family is read from and written to is a matter of its formats.
+# What a manifest may say of a family, and which files it is read from and written to, is a matter of its formats.
 ASK_OF_FORMATS = {
-    "mpt/data/manifest/meaning.py",
-    "mpt/data/manifest/task_spec.py",
-    "mpt/data/formats/text_readers.py",
-    "mpt/data/formats/text_writers.py",
-    "mpt/data/tasks.py",
-    "mpt/serving/predictor.py",
+    "mpt/data/manifest/family_specs.py",
+    "mpt/data/manifest/format_specs.py",
+    "mpt/data/formats/text_files.py",
+    "mpt/serving/layout.py",
 }
 
 

@@ -179,13 +179,15 @@ def select(split: EncodedSplit, examples: Int64[np.ndarray, " n"]) -> EncodedSpl
         labels=None if split.labels is None else split.labels[words],
         windows_of=starts_of(np.diff(split.windows_of)[examples]),
         places=places_of([split.places.of(example) for example in examples.tolist()]),
-        passages=None if split.passages is None else _select_passages(split.passages, examples, words),
+        passages=_select_passages(split.passages, examples, words),
     )
 
 
 def _select_passages(
-    passages: Passages, examples: Int64[np.ndarray, " n"], words: Int64[np.ndarray, " words"]
-) -> Passages:
+    passages: Passages | None, examples: Int64[np.ndarray, " n"], words: Int64[np.ndarray, " words"]
+) -> Passages | None:
+    if passages is None:
+        return None
     numbers: dict[str, int] = {}
     texts = (passages.texts[passage] for passage in passages.of[examples].tolist())
     of = [numbers.setdefault(text, len(numbers)) for text in texts]
