@@ -252,6 +252,11 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume
             return None
         raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it with --resume auto")
     checkpoint = load_checkpoint(path)
+    if not checkpoint.optimizer:
+        raise CheckpointError(
+            f"{path}: holds no moments of the optimizer, since it was imported or is of a transfer or comparison, so "
+            "it cannot be resumed. Resume the transfer or comparison as a whole (--resume auto), or start a new run"
+        )
     require_same(
         _wherever(checkpoint.identity),
         _wherever(identity),
