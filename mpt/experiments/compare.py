@@ -120,7 +120,9 @@ def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> No
     problems = []
     for path in sources:
         if path.is_file():  # not trained yet: the same if it is called the same
-            found, expected = _facts(load_pretrain_settings(path).backbone), here
+            settings = load_pretrain_settings(path)
+            shifted = {"positions": "shifted"} if trained_by(settings.method).shifted else {}
+            found, expected = _facts(settings.backbone) | shifted, here
         else:
             own = read_json(find_checkpoint(path) / "identity.json")["backbone"]
             known = BackboneSettings.model_validate(

@@ -248,6 +248,22 @@ def test_a_pretrained_state_of_another_method_is_refused_before_anything_is_trai
     assert places == [] and not (tmp_path / "out").exists()
 
 
+def test_rows_have_the_positions_of_what_is_pretrained_for_them_or_nothing_is_trained(write, world, tmp_path):
+    """Some methods have the text behind the prompt whatever is declared, and all rows share the backbone."""
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(rows=rows, seeds=[0], tuning=NO_TUNING)
+    pretraining(tmp_path, method="prefix-tuning")
+    with pytest.raises(ConfigError, match=r"positions: there 'shifted', here 'unshifted'\. Make them equal"):
+        compare(settings, tmp_path / "out", resume="never", console=quiet())
+    assert not (tmp_path / "out").exists()
+    backbone = {"reference": str(world.backbone), "dtype": "float32", "positions": "shifted"}
+    settings = write(rows=rows, seeds=[0], tuning=NO_TUNING, backbone=backbone)
+    pretraining(tmp_path, method="prefix-tuning")
+    compare(settings, tmp_path / "out", resume="never", console=quiet())
+    for row in rows:
+        assert state_of(tmp_path / "out", row)[0].identity["backbone"]["positions"] == "shifted"
+
+
 def test_all_rows_are_over_one_backbone_or_nothing_is_trained(write, world, tmp_path, monkeypatch):
     moved = {"reference": str(shutil.copytree(world.backbone, tmp_path / "moved")), "dtype": "float32"}
     rows = {"a run": {"method": "transfer", "pretrain": str(world.run)}}
