@@ -12,14 +12,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from mpt.base.errors import BackboneError
 from mpt.base.seeding import torch_generator
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.backbone.forward import ForwardPass, LinearUpdate
 from mpt.model.backbone.stack import LinearLayer
-from mpt.model.state.part import Part
+from mpt.model.state.part import Part, padded
 
 Targets = Literal["all", "attention", "feed-forward", "peft"]
 _QUERIES_AND_VALUES = {
@@ -91,28 +90,23 @@ class LowRank(Part):
         generator: torch.Generator | None,
     ) -> ForwardPass:
         """One update of each layer for all rows, or each row's own, lower ranks padded with zeros."""
-        used = {part: part.updates() for part in dict.fromkeys(rows) if part is not None}
+        used = dict.fromkeys(part for part in rows if part is not None)
         if len(rows) == 1:
-            ((own,),) = [tuple(used.values())]
+            (own,) = (part.updates() for part in used)
             updates = {name: LinearUpdate(down=down.to(dtype), up=up.to(dtype).t()) for name, (down, up) in own.items()}
             return replace(forward, updates=updates)
-        names = dict.fromkeys(name for own in used.values() for name in own)
-        cast = {
-            part: {name: (down.to(dtype), up.to(dtype).t()) for name, (down, up) in own.items()}
-            for part, own in used.items()
-        }
-        return replace(forward, updates={name: _of_rows(name, rows, cast) for name in names})
-
-
-def _of_rows(
-    name: str, rows: Sequence[LowRank | None], factors: Mapping[LowRank, Mapping[str, tuple[Tensor, Tensor]]]
-) -> LinearUpdate:
-    """One layer's update of every row, padded to the highest rank."""
-    some = next(own[name] for own in factors.values() if name in own)
-    nothing = tuple(factor.new_zeros((0, factor.shape[1])) for factor in some)
-    own = [nothing if part is None else factors[part].get(name, nothing) for part in rows]
-    down, up = (pad_sequence([pair[side] for pair in own], batch_first=True) for side in (0, 1))
-    return LinearUpdate(down=down, up=up)
+        factors = {part: dict(zip(part.names, zip(part.downs, part.ups, strict=True), strict=True)) for part in used}
+        device = next(iter(used)).downs[0].device
+        scales = torch.tensor([0.0 if part is None else part.alpha / part.rank for part in rows], device=device)
+        updates = {}
+        for name in dict.fromkeys(name for part in used for name in part.names):
+            some = next(own[name] for own in factors.values() if name in own)
+            nothing = tuple(factor.new_zeros((0, factor.shape[side])) for side, factor in ((1, some[0]), (0, some[1])))
+            own = [None if part is None else factors[part].get(name) for part in rows]
+            down = padded([nothing[0] if pair is None else pair[0] for pair in own])
+            up = padded([nothing[1] if pair is None else pair[1].t() for pair in own]) * scales[:, None, None]
+            updates[name] = LinearUpdate(down=down.to(dtype), up=up.to(dtype))
+        return replace(forward, updates=updates)
 
 
 def fresh_low_rank(

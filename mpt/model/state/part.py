@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mpt.base.settings import PartKind, RateName
 from mpt.model.backbone.forward import ForwardPass
@@ -144,3 +145,9 @@ class Part(nn.Module):
 
 Values = Mapping[str, Float[Tensor, "..."]]
 """A part's saved tensors."""
+
+
+def padded(values: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+    """Tensors side by side, filled up with zeros to the longest first dimension."""
+    same = len({value.shape for value in values}) == 1
+    return torch.stack(list(values)) if same else pad_sequence(list(values), batch_first=True)

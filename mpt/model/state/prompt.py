@@ -5,14 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from mpt.model.backbone.dropout import dropped
 from mpt.model.backbone.forward import ForwardPass, LayerPrompt
 from mpt.model.state.network import Network, by_layer, by_token
-from mpt.model.state.part import Part
+from mpt.model.state.part import Part, padded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,25 +107,44 @@ class Prompt(Part):
             prompts = {layer: LayerPrompt(keys=own[0][None], values=own[1][None]) for layer, own in layers}
             return replace(forward, prompts=prompts, behind=used[0].shape.length)
         device = values[0].device
-        behind = torch.tensor([0 if part is None else part.shape.length for part in rows], device=device)
+        lengths = torch.tensor([0 if part is None else part.shape.length for part in rows], device=device)
+        by_part = {part: value.permute(3, 0, 1, 2, 4) for part, value in zip(used, values, strict=True)}  # P L 2 G D
+        if len({part.shape.layers for part in used}) == 1:  # the usual case: all layers are padded at once
+            nothing = values[0].new_zeros((0, *by_part[used[0]].shape[1:]))
+            everything = padded([nothing if part is None else by_part[part] for part in rows])
+            mask = _mask(lengths, everything.shape[1])
+            prompts = {
+                layer: _layer_prompt(everything[:, :, number], mask)
+                for number, layer in enumerate(used[0].shape.layers)
+            }
+            return replace(forward, prompts=prompts, behind=lengths)
         prompts = {
-            layer: _of_rows(layer, rows, dict(zip(used, values, strict=True)))
+            layer: _of_rows(layer, rows, by_part)
             for layer in sorted({layer for part in used for layer in part.shape.layers})
         }
-        return replace(forward, prompts=prompts, behind=behind)
+        return replace(forward, prompts=prompts, behind=lengths)
 
 
 def _of_rows(layer: int, rows: Sequence[Prompt | None], values: dict[Prompt, Tensor]) -> LayerPrompt:
-    """One layer's prompt of every row, padded to the longest."""
-    some = next(iter(values))
-    nothing = values[some].new_zeros((0, 2, some.shape.num_heads, some.shape.head_dim))
+    """One layer's prompt of every row, which not all of them have, padded to the longest."""
     own = {
-        part: value[part.shape.layers.index(layer)].permute(2, 0, 1, 3) if layer in part.shape.layers else nothing
-        for part, value in values.items()
+        part: value[:, part.shape.layers.index(layer)] for part, value in values.items() if layer in part.shape.layers
     }
-    padded = pad_sequence([nothing if part is None else own[part] for part in rows], batch_first=True)  # B P 2 G D
-    lengths = torch.tensor([0 if part is None else len(own[part]) for part in rows], device=padded.device)
-    longest = padded.shape[1]
-    mask = None if int(lengths.min()) == longest else torch.arange(longest, device=padded.device) < lengths[:, None]
-    keys, of_keys = padded.permute(2, 0, 3, 1, 4)
+    some = next(iter(own.values()))
+    nothing = some.new_zeros((0, *some.shape[1:]))
+    chosen = [nothing if part is None else own.get(part, nothing) for part in rows]
+    lengths = torch.tensor([len(value) for value in chosen], device=some.device)
+    together = padded(chosen)
+    return _layer_prompt(together, _mask(lengths, together.shape[1]))
+
+
+def _layer_prompt(values: Float[Tensor, "B P 2 G D"], mask: Bool[Tensor, "B P"] | None) -> LayerPrompt:
+    keys, of_keys = values.permute(2, 0, 3, 1, 4)
     return LayerPrompt(keys=keys, values=of_keys, mask=mask)
+
+
+def _mask(lengths: Int64[Tensor, " B"], longest: int) -> Bool[Tensor, "B P"] | None:
+    """False behind each row's own length; None where all are as long."""
+    if int(lengths.min()) == longest:
+        return None
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
