@@ -8,7 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -66,7 +66,7 @@ class TextSource:
     encoding: str = "utf-8"
     label: str | None = None
     each: str | None = None
-    questions: Mapping[str, str]
+    questions: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
 
     def without_gold(self) -> "TextSource":

@@ -10,15 +10,8 @@ import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Handler
 
 from mpt.base.strict_yaml import FieldErrors, Settings
 from mpt.data.families.family import FAMILIES, Family, FamilyName, Metric
@@ -142,7 +135,7 @@ class TaskSpec(Settings):
         raise NotImplementedError
 
     @model_serializer(mode="wrap")
-    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _in_order(self, handler: Handler) -> dict[str, Any]:
         said = handler(self)
         return {name: said[name] for name in ORDER if name in said}
 
