@@ -65,24 +65,14 @@ class WordSpec(LabelledSpec):
         """See the base class; what a format has no field for stays at its default."""
         columns: Columns = getattr(self, "columns", None) or Columns()
         fields: Fields = getattr(self, "fields", Fields())
-        marks = ("delimiter", "comment_prefix", "docstart")
-        return SourceFormat(
-            format="jsonl" if self.format == "hub" else self.format,
-            scheme=self.tag_scheme,
-            word_column=columns.word or 0,
-            tag_column=columns.tag,
-            predicate_column=columns.predicate or 0,
-            argument_column=columns.arguments,
-            trailing_columns=columns.trailing,
-            encoding=self.encoding,
-            repair=self.repair,
-            words_field=fields.tokens,
-            tags_field=fields.tags,
-            predicate_field=fields.predicate if self.kind.predicate and self.format == "jsonl" else None,
-            text_field=str(fields.text),
-            spans_field=fields.spans,
-            **{mark: getattr(self, mark) for mark in marks if hasattr(self, mark)},
-        )
+        said: dict[str, Any] = {"format": "jsonl" if self.format == "hub" else self.format, "scheme": self.tag_scheme}
+        same = ("encoding", "repair", "delimiter", "comment_prefix", "docstart")
+        said |= {field: getattr(self, field) for field in same if hasattr(self, field)}
+        said |= {"word_column": columns.word or 0, "tag_column": columns.tag, "trailing_columns": columns.trailing}
+        said |= {"predicate_column": columns.predicate or 0, "argument_column": columns.arguments}
+        said |= {"words_field": fields.tokens, "tags_field": fields.tags, "spans_field": fields.spans}
+        asked = fields.predicate if self.kind.predicate and self.format == "jsonl" else None
+        return SourceFormat(**said, text_field=str(fields.text), predicate_field=asked)
 
 
 class TaggedSpec(WordSpec):
@@ -130,11 +120,6 @@ class TextSpec(LabelledSpec):
     def cloze(self) -> str | None:
         """The template that texts are put into; None where no word stands for a label."""
         return (self.template or default_template(pair=self._paired)) if self.verbalizer else None
-
-    @property
-    def counted_label(self) -> str | None:
-        """The label whose F1 is the task's; None where no single label counts."""
-        return self.positive
 
     @property
     def has_documents(self) -> bool:
@@ -196,10 +181,8 @@ class QaSpec(TaskSpec):
 
     def layout(self, name: str | None = None) -> QaSource:
         """See the base class."""
-        no_answer = self.no_answer_limit is not None
-        return QaSource(
-            format=self.format, encoding=self.encoding, no_answer=no_answer, on_bad_answer=self.on_bad_answer
-        )
+        may_lack, bad = self.no_answer_limit is not None, self.on_bad_answer
+        return QaSource(format=self.format, encoding=self.encoding, no_answer=may_lack, on_bad_answer=bad)
 
 
 FAMILY_FIELDS: Mapping[str, Callable[[Family], bool]] = {

@@ -63,10 +63,8 @@ def verify_digests(manifest: Manifest, name: str, files: Mapping[Split, Mapping[
         if not declared or declared.get(relative) == digest:
             continue
         if relative in declared:
-            problems.append(
-                f"{path}: SHA-256 is {digest}, the manifest says {declared[relative]}: the data changed. Get the "
-                f"declared version, or correct {where}."
-            )
+            told = f"SHA-256 is {digest}, the manifest says {declared[relative]}: the data changed"
+            problems.append(f"{path}: {told}. Get the declared version, or correct {where}.")
         else:
             problems.append(f"{where}: no hash for a file that the task reads. Add {relative}: {digest}")
     if problems:
