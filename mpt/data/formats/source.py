@@ -241,11 +241,7 @@ def refuse_input(path_in: Path, path_out: Path) -> None:
 
 
 def write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
-    """Write a file whole or not at all; an older one is replaced.
-
-    Raises:
-        DataError: It cannot be written, or the text not in that encoding.
-    """
+    """Write a file whole or not at all, in place of an older one; a DataError where that or the encoding fails."""
     _write(path, _encoded(text, encoding))
 
 

@@ -75,10 +75,9 @@ def write_questions(
 def squad_entries(text: str, problems: Problems) -> Iterator[Entry]:
     """Yield all questions of `{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`; articles are documents."""
     document = read_document(text, problems)
-    if not document:
-        return
     if not isinstance(document.get("data"), list):
-        problems.add(1, 'expected a list "data" of articles, as documents of SQuAD have it')
+        if document:
+            problems.add(1, 'expected a list "data" of articles, as documents of SQuAD have it')
         return
     line_at = line_finder(text)
     for number, (start, end) in enumerate(items(text, dict(members(text, skip(text, 0)))["data"])):

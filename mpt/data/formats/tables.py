@@ -107,8 +107,7 @@ def _load(hub: HubSource, name: str, where: Path) -> Any:
 
 def _class_names(feature: Any) -> list[str] | None:
     """Names of class numbers; both list types of `datasets` keep the feature of their items in `.feature`."""
-    item = getattr(feature, "feature", feature)
-    return getattr(item, "names", None)
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | None:
