@@ -12,6 +12,7 @@ from mpt.base.errors import DataError, every, placed
 from mpt.data.example import Example
 from mpt.data.families.family import Metric
 from mpt.data.formats.layouts import read_file
+from mpt.data.formats.source import SourceFormat
 from mpt.data.formats.tables import read_hub
 from mpt.data.labels import Examples, label_kinds, rename_labels, settle_unseen
 from mpt.data.manifest.family_specs import LabelledSpec
@@ -150,6 +151,7 @@ def _read(
     """Examples of each split, and notices."""
     if isinstance(spec, HubSpec) and spec.hub is not None:
         layout = spec.layout()
+        assert isinstance(layout, SourceFormat), "rows of the Hub hold words"
         return {split: [*read_hub(spec.hub, split, layout)] for split in splits}, []
     places: list[tuple[Split, str, Path]] = [
         (split, name, path) for split, found in files.items() for name, path in found.items()

@@ -10,7 +10,7 @@ from mpt.data.formats.source import Format, SourceFormat
 from mpt.serving.predictor import Predictor
 
 # Predictions are not written as Parquet, and the columns of props are those of the training files.
-FORMATS = tuple(name for name, form in SENTENCE_FORMATS.items() if form.write is not None and name != "props")
+FORMATS = tuple(name for name, form in SENTENCE_FORMATS.items() if form.written and name != "props")
 
 
 def input_layout(

@@ -4,7 +4,7 @@ A file comes back byte for byte with its tag column replaced, or with one append
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,12 @@ from typing import Literal
 
 from mpt.base.errors import DataError, did_you_mean
 from mpt.data.example import Sentence
-from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, quoted, read_text, split_lines
+from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, Tags, quoted, read_text, split_lines
 from mpt.data.tags import from_bio, split_tag, undeclared_tags
 
 CONLLU_COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """Source: https://universaldependencies.org/format.html"""
 
-DELIMITERS = {"tab": "\t", "space": " "}
 _BLANK = " \t"
 _FIELD = re.compile(r"[^ \t]+")
 _SPAN_TAG = re.compile(r"O|[BIESLU]-.+")
@@ -50,7 +49,7 @@ def read_columns(text: str, source: SourceFormat, problems: Problems) -> Iterato
 
 
 def line_kind(line: str, source: SourceFormat) -> LineKind:
-    """Say what a line of a column file is.
+    """What a line of a column file is.
 
     In CoNLL-U a comment begins with `#`, which no id does, and only rows with a plain integer id are words: ranges
     (`1-2`, multiword tokens) and empty nodes (`8.1`) are skipped.
@@ -69,59 +68,49 @@ def line_kind(line: str, source: SourceFormat) -> LineKind:
 
 
 def split_fields(line: str, delimiter: str) -> list[str]:
-    """Cut a line into its columns."""
+    """The columns of a line."""
+    return _FIELD.findall(line) if delimiter == "whitespace" else line.split(separator_of(line, delimiter))
+
+
+def separator_of(line: str, delimiter: str) -> str:
+    """What stands between columns that are added to a line."""
     if delimiter == "whitespace":
-        return _FIELD.findall(line)
-    return line.split(DELIMITERS.get(delimiter, delimiter))
+        return "\t" if "\t" in line else " "
+    return {"tab": "\t", "space": " "}.get(delimiter, delimiter)
 
 
 def replace_field(line: str, delimiter: str, column: int | None, value: str) -> str:
     """Put a value into a column of a line, or behind the last one (None), and leave every other character alone."""
-    if delimiter == "whitespace":
-        if column is None:
-            return line + ("\t" if "\t" in line else " ") + value
-        bounds = [match.span() for match in _FIELD.finditer(line)]
-        start, end = bounds[column]
-        return line[:start] + value + line[end:]
-    separator = DELIMITERS.get(delimiter, delimiter)
-    fields = line.split(separator)
+    separator = separator_of(line, delimiter)
     if column is None:
-        fields.append(value)
-    else:
-        fields[column] = value
+        return line + separator + value
+    if delimiter == "whitespace":
+        start, end = [match.span() for match in _FIELD.finditer(line)][column]
+        return line[:start] + value + line[end:]
+    fields = line.split(separator)
+    fields[column] = value
     return separator.join(fields)
 
 
-def delimiter_of(source: SourceFormat) -> str:
-    """Return the delimiter of a column file; that of CoNLL-U is always the tab."""
+def _delimiter_of(source: SourceFormat) -> str:
     return "tab" if source.format == "conllu" else source.delimiter
 
 
-def tag_column_of(source: SourceFormat) -> int | None:
-    """Return the index of the tag column, a CoNLL-U name resolved.
-
-    Raises:
-        DataError: The name is not a column of CoNLL-U, or the format has no named columns.
-    """
+def _tag_column_of(source: SourceFormat) -> int | None:
+    """Index of the tag column, a CoNLL-U name resolved."""
     column = source.tag_column
     if column is None or isinstance(column, int):
         return column
     if source.format != "conllu":
         raise DataError(f'columns.tag "{column}" is a name; only conllu has named columns. Write its index, from 0')
     if column.lower() not in CONLLU_COLUMNS:
-        known = ", ".join(CONLLU_COLUMNS)
-        raise DataError(
-            f'columns.tag "{column}" is not a column of CoNLL-U ({known}).{did_you_mean(column, CONLLU_COLUMNS)}'
-        )
+        known, near = ", ".join(CONLLU_COLUMNS), did_you_mean(column, CONLLU_COLUMNS)
+        raise DataError(f'columns.tag "{column}" is not a column of CoNLL-U ({known}).{near}')
     return CONLLU_COLUMNS.index(column.lower())
 
 
 def word_column_of(source: SourceFormat) -> int:
-    """Return the index of the word column.
-
-    Raises:
-        DataError: A column of CoNLL-U other than FORM is asked for, or a name in a format without names.
-    """
+    """Index of the word column; a DataError where CoNLL-U is asked for another than FORM, or others for a name."""
     column = source.word_column
     if source.format == "conllu":
         if column not in (0, 1, "form", "FORM"):
@@ -132,15 +121,13 @@ def word_column_of(source: SourceFormat) -> int:
     return column
 
 
-def column_edits(
-    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
-) -> Edits:
-    """Return, for each line that holds a word, the function that puts its tag there.
+def column_edits(path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Tags) -> Edits:
+    """What puts its tag into each line that holds a word.
 
     Raises:
         DataError: A tag cannot stand in a column, or the file would get a second tag column.
     """
-    column, delimiter = tag_column_of(source), delimiter_of(source)
+    column, delimiter = _tag_column_of(source), _delimiter_of(source)
     if column is None and source.format == "conllu":
         raise DataError(f"{path}: CoNLL-U has ten columns. Name the one to write, such as columns.tag: upos")
     values: dict[int, str] = {}
@@ -148,26 +135,17 @@ def column_edits(
         values.update(zip(sentence.lines, from_bio(predicted, source.scheme), strict=True))
     lines = split_lines(read_text(path, source.encoding))
     rows = {number: split_fields(lines[number - 1], delimiter) for number in values}
-    _check_column(path, column, rows)
-    _check_values(set(values.values()), delimiter)
-    if column is None:
-        _check_no_tags(path, source, list(rows.values()), set(values.values()))
-    return {number: partial(replace_field, delimiter=delimiter, column=column, value=values[number]) for number in rows}
-
-
-def _check_column(path: Path, column: int | None, rows: Mapping[int, Sequence[str]]) -> None:
     for number, row in rows.items():
         if column is not None and not -len(row) <= column < len(row):
             raise DataError(f"{path}:{number}: no column {column} to replace. Leave columns.tag out to append one")
-
-
-def _check_values(values: Iterable[str], delimiter: str) -> None:
     breaks = re.compile(r"\s" if delimiter in ("tab", "space", "whitespace") else r"\s|" + re.escape(delimiter))
-    for value in sorted(values):
+    for value in sorted(set(values.values())):
         if not value or breaks.search(value):
-            raise DataError(
-                f"tag {quoted(value)} cannot stand in a column: it is empty or holds white space or {delimiter}"
-            )
+            told = f"it is empty or holds white space or {delimiter}"
+            raise DataError(f"tag {quoted(value)} cannot stand in a column: {told}")
+    if column is None:
+        _check_no_tags(path, source, list(rows.values()), set(values.values()))
+    return {number: partial(replace_field, delimiter=delimiter, column=column, value=values[number]) for number in rows}
 
 
 def _check_no_tags(path: Path, source: SourceFormat, rows: Sequence[Sequence[str]], predicted: set[str]) -> None:
@@ -176,14 +154,12 @@ def _check_no_tags(path: Path, source: SourceFormat, rows: Sequence[Sequence[str
     for column in set(range(width)) - {word % width}:
         values = [row[column] for row in rows]
         if _holds_tags(values, predicted, raw=source.scheme == "raw"):
-            raise DataError(
-                f"{path}: column {column} holds tags already, such as {quoted(max(values, key=len))}. "
-                f"Set columns.tag: {column} to replace them, or remove the column"
-            )
+            told = f"column {column} holds tags already, such as {quoted(max(values, key=len))}"
+            raise DataError(f"{path}: {told}. Set columns.tag: {column} to replace them, or remove the column")
 
 
 def _holds_tags(values: Sequence[str], predicted: set[str], *, raw: bool) -> bool:
-    """Say whether a column holds tags of the predicted kind; chunk tags beside entities, for example, are not."""
+    """Whether a column holds tags of the predicted kind; chunk tags beside entities, for example, are not."""
     if raw:
         return sum(value in predicted for value in values) >= len(values) / 2
     if not all(map(_SPAN_TAG.fullmatch, values)):
@@ -214,8 +190,8 @@ class _Layout:
 
     def __init__(self, source: SourceFormat) -> None:
         self.source = source
-        self.delimiter = delimiter_of(source)
-        self.word, self.tag = word_column_of(source), tag_column_of(source)
+        self.delimiter = _delimiter_of(source)
+        self.word, self.tag = word_column_of(source), _tag_column_of(source)
         self.first: tuple[int, int] | None = None  # number of columns, and the line that set it
         self.width = 0
 

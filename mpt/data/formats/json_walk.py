@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mpt.data.formats.source import Problems
@@ -43,6 +44,12 @@ def items(text: str, at: int) -> Iterator[tuple[int, int]]:
         end = _DECODER.raw_decode(text, at)[1]
         yield at, end
         at = _next(text, end)
+
+
+def line_finder(text: str) -> Callable[[int], int]:
+    """What tells the line of an offset; lines are counted from 1."""
+    breaks = [match.start() for match in re.finditer("\n", text)]
+    return lambda offset: bisect_left(breaks, offset) + 1
 
 
 def _next(text: str, at: int) -> int:

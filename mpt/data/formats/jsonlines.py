@@ -8,7 +8,16 @@ from typing import Any
 
 from mpt.base.errors import DataError, did_you_mean
 from mpt.data.example import Sentence
-from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, join_surrogates, quoted, split_lines
+from mpt.data.formats.source import (
+    Edits,
+    Problems,
+    RawSentence,
+    SourceFormat,
+    Tags,
+    join_surrogates,
+    quoted,
+    split_lines,
+)
 from mpt.data.formats.words import CharSpan, char_spans, tag_words, word_offsets
 from mpt.data.tags import from_bio
 
@@ -16,11 +25,8 @@ from mpt.data.tags import from_bio
 def read_jsonl(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
     """Yield the sentences of objects that hold a list of words and, unless `tags_field` is None, a list of tags."""
     for line, record in read_objects(text, problems):
-        try:
+        with problems.noting(line):
             yield word_sentence(record, source, line)
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(line, problem)
 
 
 def read_jsonl_spans(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
@@ -30,20 +36,21 @@ def read_jsonl_spans(text: str, source: SourceFormat, problems: Problems) -> Ite
     equal the slice) or `[0, 5, "PER"]`; offsets count characters, the end is excluded.
     """
     for line, record in read_objects(text, problems):
-        try:
-            sentence = _span_sentence(record, source, line, problems)
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(line, problem)
-        else:
+        with problems.noting(line):
+            text, name = member(record, source.text_field), source.spans_field
+            if not isinstance(text, str):
+                raise DataError(f"{source.text_field} must be a string, got {quoted(json.dumps(text))}")
+            entities = None
+            if name is not None:
+                keys, texts = ("type", "label"), ("text", "value")
+                entities = char_spans_of(member(record, name), text, type_keys=keys, text_keys=texts, name=name)
+            sentence = tag_words(text, entities, line, problems)
             if sentence is not None:
                 yield sentence
 
 
-def object_edits(
-    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
-) -> Edits:
-    """Return, for each line that holds an object, the function that puts its tags or spans there."""
+def object_edits(path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Tags) -> Edits:
+    """What puts its tags or spans into each line that holds an object."""
 
     def edit(line: str, sentence: Sentence, predicted: Sequence[str]) -> str:
         record = parse_json(join_surrogates(line))
@@ -77,25 +84,20 @@ def read_objects(text: str, problems: Problems) -> Iterator[tuple[int, dict[str,
 
 
 def json_lines(objects: Iterable[object]) -> str:
-    """Write an object a line."""
+    """An object a line."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects)
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly.
-
-    Raises:
-        json.JSONDecodeError: The text is not JSON.
-        DataError: A key occurs twice in an object, or the text is nested too deeply.
-    """
+    """Parse JSON; a DataError where a key occurs twice in an object, or the text is nested too deeply."""
     try:
-        return json.loads(text, object_pairs_hook=unique_keys)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError:
         raise DataError("the JSON is nested too deeply") from None
 
 
-def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object of its members; `json` would keep the last of two with one key without a word."""
+def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of its members; `json` would keep the last of two with one key without a word."""
     members = dict(pairs)
     if len(members) < len(pairs):
         twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
@@ -104,11 +106,7 @@ def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def member(record: Mapping[str, Any], name: str) -> Any:
-    """Return a member of an object.
-
-    Raises:
-        DataError: There is none of this name.
-    """
+    """A member of an object; a DataError where there is none of this name."""
     if name not in record:
         raise DataError(f'no field "{name}" among {", ".join(record) or "none"}.{did_you_mean(name, record)}')
     return record[name]
@@ -117,14 +115,14 @@ def member(record: Mapping[str, Any], name: str) -> Any:
 def char_spans_of(
     entities: Any, text: str, *, type_keys: Sequence[str], text_keys: Sequence[str], name: str
 ) -> list[CharSpan]:
-    """Read entities with character offsets.
+    """Read a list of objects with `start`, `end` and a type, or of lists `[start, end, type]`.
 
     Args:
-        entities: A list of objects with `start`, `end` and a type, or of lists `[start, end, type]`.
+        entities: What should be that list.
         text: The text that they mark.
         type_keys: Keys under which the type may stand.
         text_keys: Keys under which the marked text may stand; it must equal the slice.
-        name: Name of the list in messages.
+        name: What messages call the list.
 
     Raises:
         DataError: An entity is malformed or its text is not the slice; all problems at once.
@@ -149,11 +147,7 @@ def char_spans_of(
 
 
 def word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) -> RawSentence:
-    """Read a list of words and, unless `tags_field` is None, a list of tags.
-
-    Raises:
-        DataError: One is missing or is no list of strings, their lengths differ, or there is no word.
-    """
+    """The sentence of a list of words and, unless `tags_field` is None, of tags; a DataError where it is none."""
     words = _strings(record, source.words_field)
     tags = None if source.tags_field is None else _strings(record, source.tags_field)
     if not words:
@@ -168,7 +162,6 @@ def word_sentence(record: Mapping[str, Any], source: SourceFormat, line: int) ->
 
 
 def _predicate(record: Mapping[str, Any], name: str, words: int) -> int | None:
-    """Index of the predicate; null stands for none."""
     value = member(record, name)
     if value is None or (type(value) is int and 0 <= value < words):  # a bool is no index
         return value
@@ -185,24 +178,6 @@ def _strings(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
         hint = " Write the names of the tags, not their ids" if isinstance(value[wrong[0]], int) else ""
         raise DataError(f"{name}[{wrong[0]}] must be a string, got {shown}.{hint}")
     return tuple(value)
-
-
-def _span_sentence(
-    record: Mapping[str, Any], source: SourceFormat, line: int, problems: Problems
-) -> RawSentence | None:
-    text = member(record, source.text_field)
-    if not isinstance(text, str):
-        raise DataError(f"{source.text_field} must be a string, got {quoted(json.dumps(text))}")
-    if source.spans_field is None:
-        return tag_words(text, None, line, problems)
-    entities = char_spans_of(
-        member(record, source.spans_field),
-        text,
-        type_keys=("type", "label"),
-        text_keys=("text", "value"),
-        name=source.spans_field,
-    )
-    return tag_words(text, entities, line, problems)
 
 
 def _char_span(entity: Any, type_keys: Sequence[str]) -> CharSpan | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mpt.base.errors import DataError
 from mpt.data.example import Sentence
-from mpt.data.formats.columns import DELIMITERS, line_kind, split_fields, word_column_of
-from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, quoted, split_lines
+from mpt.data.formats.columns import line_kind, separator_of, split_fields, word_column_of
+from mpt.data.formats.source import Edits, Problems, RawSentence, SourceFormat, Tags, quoted, split_lines
 from mpt.data.tags import Span, bio_from_spans, spans
 
 NO_PREDICATE = "-"
@@ -66,16 +66,17 @@ def check_predicates(raw: Sequence[RawSentence], problems: Problems) -> None:
             problems.add(line, f"the predicate {word} is not inside its V, which is {at}")
 
 
-def props_edits(
-    path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]
-) -> Edits:
-    """Return, for each line that holds a word, the function that puts its arguments there.
+def props_edits(path: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Tags) -> Edits:
+    """What puts its arguments into each line that holds a word.
 
     Raises:
         DataError: A role cannot stand in brackets.
     """
     assert source.argument_column is not None, "the layout says where arguments stand"
-    _check_roles(path, tags)
+    roles = {span.type for predicted in tags for span in spans(predicted)}
+    wrong = sorted(role for role in roles if not _CELL.fullmatch(f"({role}*)"))
+    if wrong:
+        raise DataError(f"{path}: label {quoted(wrong[0])} cannot stand in brackets: it holds ( ) * or white space")
     edits: Edits = {}
     for lines, group in groupby(zip(sentences, tags, strict=True), key=lambda pair: pair[0].lines):
         columns = [_brackets(predicted) for sentence, predicted in group if sentence.predicate is not None]
@@ -103,7 +104,6 @@ def _propositions(
 
 
 def _misfits(rows: Sequence[_Row], source: SourceFormat) -> list[tuple[int, str]]:
-    """Lines that cannot be read: too few columns, another number than the first line, no word."""
     needed = max(word_column_of(source), source.predicate_column, (source.argument_column or 0) - 1) + 1
     needed += source.trailing_columns if source.argument_column is not None else 0
     first, width = rows[0][0], len(rows[0][1])
@@ -136,7 +136,7 @@ def _arguments(
 
 
 def _column(rows: Sequence[_Row], column: int) -> tuple[tuple[str, ...], list[tuple[int, str]]]:
-    """BIO2 tags of one column of brackets, and what is wrong with it."""
+    """BIO2 tags of a column of brackets, and what is wrong with it."""
     found: list[tuple[int, str]] = []
     roles: list[Span] = []
     opened: tuple[int, str] | None = None
@@ -164,7 +164,6 @@ def _column(rows: Sequence[_Row], column: int) -> tuple[tuple[str, ...], list[tu
 
 
 def _brackets(tags: Sequence[str]) -> list[str]:
-    """BIO2 tags as a column of brackets."""
     cells = ["*"] * len(tags)
     for span in spans(tags):
         cells[span.start] = f"({span.type}*"
@@ -172,22 +171,15 @@ def _brackets(tags: Sequence[str]) -> list[str]:
     return cells
 
 
-def _check_roles(path: Path, tags: Sequence[Sequence[str]]) -> None:
-    roles = {span.type for predicted in tags for span in spans(predicted)}
-    wrong = sorted(role for role in roles if not _CELL.fullmatch(f"({role}*)"))
-    if wrong:
-        raise DataError(f"{path}: label {quoted(wrong[0])} cannot stand in brackets: it holds ( ) * or white space")
-
-
 def _spliced(line: str, source: SourceFormat, cells: Sequence[str]) -> str:
     """Put cells in place of a line's arguments; every character before and behind them stays."""
     first, trailing = source.argument_column, source.trailing_columns
     assert first is not None
+    separator = separator_of(line, source.delimiter)
     if source.delimiter == "whitespace":
         bounds = [match.span() for match in re.finditer(r"[^ \t]+", line)]
         behind = [line[bounds[-trailing][0] :]] if trailing else []
-        return ("\t" if "\t" in line else " ").join([line[: bounds[first - 1][1]], *cells, *behind])
-    separator = DELIMITERS.get(source.delimiter, source.delimiter)
+        return separator.join([line[: bounds[first - 1][1]], *cells, *behind])
     fields = line.split(separator)
     fields[first : len(fields) - trailing] = cells
     return separator.join(fields)

@@ -18,68 +18,42 @@ QaFormat = Literal["squad", "record"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QaSource:
-    """How a file of questions is read.
+    """How a file of questions is read."""
 
-    Attributes:
-        format: squad (a document of SQuAD 1.1 or 2.0) or record (ReCoRD, a passage a line).
-        encoding: A codec of Python.
-        no_answer: Whether questions may have no answer (`is_impossible`, SQuAD 2.0).
-        on_bad_answer: What becomes of an answer that is not at its offset: "error", or "drop", which leaves out the
-            answer, and the question when it has no other.
-        labelled: Whether answers are read.
-    """
-
-    format: QaFormat = "squad"
+    format: QaFormat = "squad"  # a document of SQuAD 1.1 or 2.0, or ReCoRD, a passage a line
     encoding: str = "utf-8"
-    no_answer: bool = False
+    no_answer: bool = False  # whether questions may have none (`is_impossible`, SQuAD 2.0)
+    # What becomes of an answer that is not at its offset; a question without any other is dropped with it.
     on_bad_answer: Literal["error", "drop"] = "error"
-    labelled: bool = True
+    labelled: bool = True  # whether answers are read
 
     def without_gold(self) -> "QaSource":
-        """Return the layout of the same file, its answers left unread, for prediction."""
+        """The layout of the same file, its answers left unread, for prediction."""
         return replace(self, labelled=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What a layout calls the parts of a question.
+    """What a layout calls the parts of a question."""
 
-    Attributes:
-        id: A text that names the question in its file, or with `numbered` a whole number.
-        question: What is asked.
-        start: Offset of an answer's first character.
-        end: Offset of its last character; None where only the text tells it.
-        numbered: See `id`.
-        impossible: Whether it has no answer; None where every question has one.
-    """
-
-    id: str
+    id: str  # a text that names the question in its file, or with `numbered` a whole number
     question: str
-    start: str
-    end: str | None = None
+    start: str  # offset of an answer's first character
+    end: str | None = None  # offset of its last one; None where only the text tells it
     numbered: bool = False
-    impossible: str | None = None
+    impossible: str | None = None  # whether it has no answer; None where every question has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An item of `qas`, unchecked.
-
-    Attributes:
-        record: The item.
-        names: How its parts are called.
-        context: The passage it is about.
-        article: Number of the document it belongs to.
-        place: Path in the document, or in the line.
-        line: The line that it begins in, counted from 1.
-    """
+    """An item of `qas`, unchecked."""
 
     record: Mapping[str, Any]
     names: Names
-    context: str
-    article: int
-    place: str
-    line: int
+    context: str  # the passage it is about
+    article: int  # number of the document it belongs to
+    place: str  # path in the document, or in the line
+    line: int  # that it begins in, counted from 1
 
     @property
     def name(self) -> str:
@@ -89,8 +63,9 @@ class Entry:
 
 def question_of(entry: Entry, source: QaSource, path: str) -> tuple[Question, list[str]]:
     """The question, and what is wrong with answers that were dropped."""
-    name = _id(entry)
-    asked = text_of(entry.record, entry.names.question)
+    record, names = entry.record, entry.names
+    name = str(_number(record, names.id)) if names.numbered else text_of(record, names.id)
+    asked = text_of(record, names.question)
     answers, bad = _answers(entry, source) if source.labelled else (None, [])
     question = Question(
         id=name,
@@ -104,12 +79,6 @@ def question_of(entry: Entry, source: QaSource, path: str) -> tuple[Question, li
     return question, bad
 
 
-def _id(entry: Entry) -> str:
-    if entry.names.numbered:
-        return str(_number(entry.record, entry.names.id))
-    return text_of(entry.record, entry.names.id)
-
-
 def _number(record: Any, name: str) -> int:
     value = field_of(record, name)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -118,10 +87,9 @@ def _number(record: Any, name: str) -> int:
 
 
 def _answers(entry: Entry, source: QaSource) -> tuple[tuple[Answer, ...], list[str]]:
-    listed = _listed(entry, source)
     good: list[Answer] = []
     bad: list[str] = []
-    for number, record in enumerate(listed):
+    for number, record in enumerate(_listed(entry, source)):
         try:
             good.append(_answer(record, entry.context, entry.names))
         except DataError as error:
@@ -152,27 +120,19 @@ def _answer(record: Any, passage: str, names: Names) -> Answer:
     text = text_of(record, "text")
     start = _number(record, names.start)
     answer = Answer(text=text, start=start)
+    found, shown, last = passage[max(start, 0) : answer.end], quoted(text), answer.end - 1
     if start < 0 or answer.end > len(passage):
-        raise DataError(
-            f"{quoted(text)} at {start} to {answer.end} lies outside of the context, which has {len(passage)} "
-            f"characters.{_elsewhere(answer, passage, names)}"
-        )
-    if passage[start : answer.end] != text:
-        raise DataError(
-            f"expected {quoted(text)} at {start}, found {quoted(passage[start : answer.end])}."
-            f"{_elsewhere(answer, passage, names)}"
-        )
-    last = answer.end - 1
+        told = f"lies outside of the context, which has {len(passage)} characters"
+        raise DataError(f"{shown} at {start} to {answer.end} {told}.{_elsewhere(answer, passage, names)}")
+    if found != text:
+        raise DataError(f"expected {shown} at {start}, found {quoted(found)}.{_elsewhere(answer, passage, names)}")
     if names.end is not None and _number(record, names.end) != last:
-        raise DataError(
-            f"{names.end} must be {last}, where the last character of {quoted(text)} stands, got {record[names.end]}. "
-            "Correct it, or set on_bad_answer: drop"
-        )
+        told = f"must be {last}, where the last character of {shown} stands, got {record[names.end]}"
+        raise DataError(f"{names.end} {told}. Correct it, or set on_bad_answer: drop")
     return answer
 
 
 def _elsewhere(answer: Answer, passage: str, names: Names) -> str:
-    """What a wrong offset most likely is."""
     found = [at for at in range(len(passage)) if passage.startswith(answer.text, at)]
     for unit, codec, width in (("bytes of UTF-8", "utf-8", 1), ("units of UTF-16", "utf-16-le", 2)):
         if any(len(passage[:at].encode(codec)) == answer.start * width for at in found):
@@ -184,11 +144,7 @@ def _elsewhere(answer: Answer, passage: str, names: Names) -> str:
 
 
 def text_of(record: Any, name: str, place: str = "") -> str:
-    """A text that is not blank; of what stands at `place` in the document.
-
-    Raises:
-        DataError: There is none.
-    """
+    """A text that is not blank, of what stands at `place` in the document; a DataError where there is none."""
     return require_text(field_of(record, name, place), _at(place) + name)
 
 

@@ -14,60 +14,47 @@ from mpt.data.example import Sentence
 from mpt.data.formats.columns import column_edits, read_columns
 from mpt.data.formats.jsonlines import object_edits, read_jsonl, read_jsonl_spans
 from mpt.data.formats.props import check_predicates, props_edits, read_props
-from mpt.data.formats.slots import read_lines, read_rasa, read_snips, write_running
+from mpt.data.formats.slots import read_lines, read_rasa, read_snips, running_objects
 from mpt.data.formats.source import (
     Edits,
     Problems,
     RawSentence,
     SourceFormat,
+    Tags,
     holds_half,
     read_text,
     refuse_input,
     write_edited,
+    write_text,
 )
 from mpt.data.formats.tables import read_parquet
 from mpt.data.formats.words import find_words
 from mpt.data.tags import check_tags, fitting_schemes, to_bio, undeclared_tags
 
 _log = logging.getLogger(__name__)
-_Tags = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceFormat:
-    """What reads and writes a format.
+    """What reads the sentences of a file, and what says how its lines change with predictions.
 
-    Attributes:
-        read: Yields the sentences of a file; what is wrong goes to the problems.
-        write: Writes predictions for all sentences of a file, read again without their tags; None where predictions
-            are not written.
+    What is wrong in the file goes to the problems. Without `edits`, predictions are written as objects of their own, or
+    not at all.
     """
 
     read: Callable[[Path, SourceFormat, Problems], Iterator[RawSentence]]
-    write: Callable[[Path, SourceFormat, Sequence[RawSentence], Sequence[Sentence], _Tags, Path], None] | None
+    edits: Callable[[Path, SourceFormat, Sequence[Sentence], Tags], Edits] | None = None
+    written: bool = True
 
 
 def _text(
     read: Callable[[str, SourceFormat, Problems], Iterator[RawSentence]],
-    edits: Callable[[Path, SourceFormat, Sequence[Sentence], _Tags], Edits] | None = None,
+    edits: Callable[[Path, SourceFormat, Sequence[Sentence], Tags], Edits] | None = None,
 ) -> SentenceFormat:
-    """A format of text: predictions change lines of the file, or without `edits` are objects of their own."""
+    def read_path(path: Path, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
+        return read(read_text(path, source.encoding), source, problems)
 
-    def write_lines(
-        path_in: Path,
-        source: SourceFormat,
-        _: Sequence[RawSentence],
-        sentences: Sequence[Sentence],
-        tags: _Tags,
-        path_out: Path,
-    ) -> None:
-        assert edits is not None, "chosen where lines are edited"
-        write_edited(path_in, edits(path_in, source, sentences, tags), path_out, source.encoding)
-
-    return SentenceFormat(
-        read=lambda path, source, problems: read(read_text(path, source.encoding), source, problems),
-        write=write_lines if edits else write_running,
-    )
+    return SentenceFormat(read=read_path, edits=edits)
 
 
 SENTENCE_FORMATS: Mapping[str, SentenceFormat] = {
@@ -76,7 +63,7 @@ SENTENCE_FORMATS: Mapping[str, SentenceFormat] = {
     "props": _text(read_props, props_edits),
     "jsonl": _text(read_jsonl, object_edits),
     "jsonl_spans": _text(read_jsonl_spans, object_edits),
-    "parquet": SentenceFormat(read=read_parquet, write=None),
+    "parquet": SentenceFormat(read=read_parquet, written=False),
     "snips": _text(read_snips),
     "rasa": _text(read_rasa),
     "text": _text(read_lines),
@@ -86,15 +73,10 @@ SENTENCE_FORMATS: Mapping[str, SentenceFormat] = {
 def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
     """Read all sentences of a file, in its order.
 
-    Args:
-        path: The file.
-        source: Its layout.
-
     Returns:
         Sentences with BIO2 tags where the scheme is one of spans, the file's own tags where it is raw, None where the
-        source carries no tags. `document` counts the document marks seen before a
-        sentence, so that it stays 0 when a declared `docstart` never occurs. Where sentences have predicates, one a
-        predicate; a sentence without any is there once.
+        source carries no tags. `document` stays 0 when a declared `docstart` never occurs. Where sentences have
+        predicates, one a predicate; a sentence without any is there once.
 
     Raises:
         DataError: The file is missing, undecodable, malformed or not what `source` declares; lists every problem with
@@ -112,9 +94,9 @@ def read_sentences(path: Path, source: SourceFormat) -> list[Sentence]:
 
 
 def write_predictions(
-    path_in: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: _Tags, path_out: Path
+    path_in: Path, source: SourceFormat, sentences: Sequence[Sentence], tags: Tags, path_out: Path
 ) -> None:
-    """Write the predictions for all sentences of a file.
+    """Write the predictions for all sentences of a file, whole or not at all.
 
     Args:
         path_in: The file that the sentences were read from. It is not changed.
@@ -123,7 +105,7 @@ def write_predictions(
             that touch.
         sentences: All sentences of the file, in order, as `read_sentences` gave them.
         tags: Predicted tags of each sentence: BIO2, or raw tags where the scheme is raw.
-        path_out: Where to write, whole or not at all; an older file is replaced.
+        path_out: Where to write; an older file is replaced.
 
     Raises:
         DataError: The output is the input, the sentences are not those of the file, a tag cannot stand in a column, or
@@ -137,17 +119,15 @@ def write_predictions(
     raw = _read(path_in, source.without_gold(), problems)
     problems.raise_any()
     _check_same(path_in, raw, sentences)
-    write = format_of(source).write
-    assert write is not None, f"predictions are not written as {source.format}"
-    write(path_in, source, raw, sentences, tags, path_out)
+    form = _format_of(source)
+    assert form.written, f"predictions are not written as {source.format}"
+    if form.edits is not None:
+        write_edited(path_in, form.edits(path_in, source, sentences, tags), path_out, source.encoding)
+    else:
+        write_text(path_out, running_objects(path_in, source, raw, sentences, tags))
 
 
-def format_of(source: SourceFormat) -> SentenceFormat:
-    """What reads and writes a layout.
-
-    Raises:
-        DataError: There is no such format.
-    """
+def _format_of(source: SourceFormat) -> SentenceFormat:
     if source.format not in SENTENCE_FORMATS:
         known, near = ", ".join(SENTENCE_FORMATS), did_you_mean(source.format, SENTENCE_FORMATS)
         raise DataError(f'format "{source.format}" is not one of {known}.{near}')
@@ -155,18 +135,14 @@ def format_of(source: SourceFormat) -> SentenceFormat:
 
 
 def _read(path: Path, source: SourceFormat, problems: Problems) -> list[RawSentence]:
-    raw = list(format_of(source).read(path, source, problems))
+    raw = list(_format_of(source).read(path, source, problems))
     if not raw and not problems:
         problems.add(0, "no sentence in this file")
-    _check_words(raw, problems)
-    return raw
-
-
-def _check_words(raw: list[RawSentence], problems: Problems) -> None:
     for sentence in raw:
         for word, line in zip(sentence.words, sentence.lines, strict=True):
             if not word.isascii() and holds_half(word):
                 problems.add(line, f"{word!r} holds half of a surrogate pair, which is no character")
+    return raw
 
 
 def _check_gold(raw: list[RawSentence], source: SourceFormat, problems: Problems) -> None:
@@ -187,17 +163,10 @@ def _check_gold(raw: list[RawSentence], source: SourceFormat, problems: Problems
 
 
 def _finish(sentence: RawSentence, source: SourceFormat, path: str) -> Sentence:
-    tags, scheme = sentence.tags, source.tag_scheme
-    if tags is not None:
-        tags = to_bio(tags, scheme, "begin" if source.repair == "error" else source.repair)  # was checked already
-    return Sentence(
-        words=sentence.words,
-        tags=tags,
-        path=path,
-        lines=sentence.lines,
-        document=sentence.document,
-        predicate=sentence.predicate,
-    )
+    repair = "begin" if source.repair == "error" else source.repair  # was checked already
+    tags = None if sentence.tags is None else to_bio(sentence.tags, source.tag_scheme, repair)
+    same = {name: getattr(sentence, name) for name in ("words", "lines", "document", "predicate")}
+    return Sentence(**same, tags=tags, path=path)
 
 
 def _check_same(path: Path, raw: Sequence[RawSentence], sentences: Sequence[Sentence]) -> None:
@@ -205,8 +174,7 @@ def _check_same(path: Path, raw: Sequence[RawSentence], sentences: Sequence[Sent
     if len(raw) != len(sentences):
         raise DataError(f"{path}: holds {len(raw)} sentences, predictions are for {len(sentences)}. Predict it again")
     for found, sentence in zip(raw, sentences, strict=True):
-        same = found.lines[0] == sentence.lines[0] and (
-            found.words == sentence.words if found.text is None else find_words(found.text, sentence.words) is not None
-        )
-        if not same:
+        cut = found.text is not None and find_words(found.text, sentence.words) is not None
+        same = found.words == sentence.words if found.text is None else cut
+        if not same or found.lines[0] != sentence.lines[0]:
             raise DataError(f"{path}:{found.lines[0]}: the words are not those that were predicted. Predict it again")

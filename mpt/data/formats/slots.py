@@ -6,21 +6,18 @@ Predictions for them are JSON lines with `text`, `words`, `tags` and `spans`.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mpt.base.errors import DataError
 from mpt.data.example import Sentence
-from mpt.data.formats.json_walk import items, members, read_document, skip
+from mpt.data.formats.json_walk import items, line_finder, members, read_document, skip
 from mpt.data.formats.jsonlines import char_spans_of, json_lines, member, parse_json
-from mpt.data.formats.source import Problems, RawSentence, SourceFormat, quoted, read_text, split_lines, write_text
+from mpt.data.formats.source import Problems, RawSentence, SourceFormat, Tags, quoted, read_text, split_lines
 from mpt.data.formats.words import CharSpan, char_spans, tag_words, word_offsets
 from mpt.data.tags import from_bio
 
 RASA_EXAMPLES = ("common_examples", "intent_examples", "entity_examples")
-"""Lists under rasa_nlu_data that all hold training examples; only the first is usual.
-
-Source: rasa_nlu 0.x, training_data/formats/rasa.py.
-"""
+"""Lists under rasa_nlu_data that hold training examples (rasa_nlu 0.x, training_data/formats/rasa.py)."""
 
 
 def read_lines(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
@@ -37,12 +34,12 @@ def read_snips(text: str, source: SourceFormat, problems: Problems) -> Iterator[
     The text of an utterance is that of its chunks, joined; a chunk with an `entity` is a slot of this type. Intents
     are not read.
     """
-    document = read_document(text, problems)
+    document, line_at = read_document(text, problems), line_finder(text)
     for intent, at in members(text, skip(text, 0)) if document else ():
         if isinstance(document[intent], list):
-            yield from _sentences(text, at, _snips_utterance, source, problems)
+            yield from _sentences(text, at, _snips_utterance, line_at, source, problems)
         else:
-            problems.add(text.count("\n", 0, at) + 1, f'intent "{intent}" must hold a list of utterances')
+            problems.add(line_at(at), f'intent "{intent}" must hold a list of utterances')
 
 
 def read_rasa(text: str, source: SourceFormat, problems: Problems) -> Iterator[RawSentence]:
@@ -57,21 +54,17 @@ def read_rasa(text: str, source: SourceFormat, problems: Problems) -> Iterator[R
         if document:
             problems.add(1, f"expected a list rasa_nlu_data.{RASA_EXAMPLES[0]} in this document")
         return
+    line_at = line_finder(text)
     top = dict(members(text, skip(text, 0)))
     for key, at in members(text, top["rasa_nlu_data"]):
         if key in RASA_EXAMPLES and isinstance(data[key], list):
-            yield from _sentences(text, at, _rasa_example, source, problems)
+            yield from _sentences(text, at, _rasa_example, line_at, source, problems)
 
 
-def write_running(
-    path_in: Path,
-    source: SourceFormat,
-    raw: Sequence[RawSentence],
-    sentences: Sequence[Sentence],
-    tags: Sequence[Sequence[str]],
-    path_out: Path,
-) -> None:
-    """Write an object for each sentence, and for each blank one of plain lines, so that line numbers stay the same."""
+def running_objects(
+    path_in: Path, source: SourceFormat, raw: Sequence[RawSentence], sentences: Sequence[Sentence], tags: Tags
+) -> str:
+    """An object for each sentence, and for each blank one of plain lines, so that line numbers stay the same."""
     empty = _object("", [], [], source)
     objects: list[dict[str, Any]] = []
     for found, sentence, predicted in zip(raw, sentences, tags, strict=True):
@@ -82,7 +75,7 @@ def write_running(
     if source.format == "text":
         lines = read_text(path_in, source.encoding).removesuffix("\n").count("\n") + 1
         objects += [empty] * (lines - len(objects))
-    write_text(path_out, json_lines(objects))
+    return json_lines(objects)
 
 
 def _object(text: str, words: Sequence[str], tags: Sequence[str], source: SourceFormat) -> dict[str, Any]:
@@ -111,29 +104,21 @@ def _rasa_example(example: Any) -> tuple[str, list[CharSpan]]:
     text = member(example, "text") if isinstance(example, dict) else None
     if not isinstance(text, str):
         raise DataError(f'an example must hold a string "text", got {quoted(json.dumps(example))}')
-    entities = char_spans_of(
-        example.get("entities", []), text, type_keys=("entity",), text_keys=("value",), name="entities"
-    )
-    return text, entities
+    marked = example.get("entities", [])
+    return text, char_spans_of(marked, text, type_keys=("entity",), text_keys=("value",), name="entities")
+
+
+_Parse: TypeAlias = Callable[[Any], tuple[str, list[CharSpan]]]
 
 
 def _sentences(
-    text: str,
-    at: int,
-    parse: Callable[[Any], tuple[str, list[CharSpan]]],
-    source: SourceFormat,
-    problems: Problems,
+    text: str, at: int, parse: _Parse, line_at: Callable[[int], int], source: SourceFormat, problems: Problems
 ) -> Iterator[RawSentence]:
     """Yield the sentence of each item of the array that begins at offset `at`, with the line where the item begins."""
-    line, counted = 1, 0
     for start, end in items(text, at):
-        line, counted = line + text.count("\n", counted, start), start
-        try:
+        line = line_at(start)
+        with problems.noting(line):
             words, entities = parse(parse_json(text[start:end]))
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(line, problem)
-            continue
-        sentence = tag_words(words, None if source.spans_field is None else entities, line, problems)
-        if sentence is not None:
-            yield sentence
+            sentence = tag_words(words, None if source.spans_field is None else entities, line, problems)
+            if sentence is not None:
+                yield sentence

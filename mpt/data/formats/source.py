@@ -6,16 +6,24 @@ so that one run of a reader shows all that is wrong in a file.
 
 import codecs
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from mpt.base.errors import DataError, did_you_mean
+from mpt.base.errors import DataError, did_you_mean, placed
 from mpt.base.files import replace_durable
 from mpt.data.tags import Repair, Scheme
 
 Format = Literal["conll", "conllu", "props", "jsonl", "jsonl_spans", "parquet", "snips", "rasa", "text"]
+"""conll: one word a line, blank line between sentences. conllu: CoNLL-U, ten columns. props: as conll, with a column of
+brackets for each predicate. jsonl: an object a line with words and tags. jsonl_spans: an object a line with text and
+character spans. parquet: a row with words and tags. snips, rasa: their JSON documents. text: a sentence a line.
+"""
+
+Tags: TypeAlias = Sequence[Sequence[str]]
+"""Tags of each sentence."""
 
 Edits = dict[int, Callable[[str], str]]
 """What becomes of lines of a file, by number."""
@@ -23,62 +31,34 @@ Edits = dict[int, Callable[[str], str]]
 SPAN_FORMATS = ("props", "jsonl_spans", "snips", "rasa")
 """Formats that mark spans by brackets or character offsets and have no tags."""
 
-MAX_FILE_BYTES = 1 << 30
-"""A file is read in one piece; a larger one is most likely not a labelled data set."""
-
-MAX_PROBLEMS = 20
-"""Problems of one file that are printed; the others are counted."""
+MAX_FILE_BYTES = 1 << 30  # a file is read in one piece; a larger one is most likely not a labelled data set
+MAX_PROBLEMS = 20  # of one file that are printed; the others are counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFormat:
-    """The layout of one data file.
+    """The layout of one data file of sentences.
 
-    Attributes:
-        format: conll (one word a line, blank line between sentences), conllu (CoNLL-U, ten columns), props (as conll,
-            with a column of brackets for each predicate), jsonl (an object a line with words and tags), jsonl_spans (an
-            object a line with text and character spans), snips and rasa (their JSON documents), parquet (a row with
-            words and tags), text (a sentence a line, no tags).
-        scheme: Scheme of the tags in the file. Formats that mark spans have none and ignore it.
-        word_column: Column of the word in conll and props, counted from 0 or, if negative, from the end. In conllu the
-            word is always FORM.
-        tag_column: Column of the tag in conll and conllu, there also by name (`upos`, `xpos`). None: the file carries
-            no tags.
-        predicate_column: Column of props that holds "-" where a word is no predicate.
-        argument_column: First of the columns of props with a predicate's arguments. None: they are not read.
-        trailing_columns: Columns of props behind them.
-        delimiter: What separates columns of conll and props: `tab`, `space` (exactly one), `whitespace` (a run of
-            spaces and tabs) or one character. Quotes are plain characters.
-        comment_prefix: Lines of conll and props that begin with it are no words. None: no line is a comment.
-        docstart: Lines of conll and props that begin with this word mark a document; they are no words either.
-        encoding: A codec of Python, or `utf-8-surrogatepass` for UTF-8 with surrogate pairs in it (CESU-8), which are
-            joined into the characters that they stand for. A byte order mark is ignored.
-        repair: What to do with ill-formed tags, see `mpt.data.tags.to_bio`.
-        words_field: Field of the words in jsonl.
-        tags_field: Field of the tags in jsonl. None: the file carries no tags.
-        predicate_field: Field of jsonl with the index of the predicate. None: sentences have none.
-        text_field: Field of the text in jsonl_spans.
-        spans_field: Field of the spans in jsonl_spans. None: the file carries no tags; then those of snips and rasa are
-            not read either.
+    Columns are counted from 0 or, if negative, from the end. Formats that mark spans have no scheme and ignore it.
     """
 
     format: Format
-    scheme: Scheme = "raw"
-    word_column: int | str = 0
-    tag_column: int | str | None = None
-    predicate_column: int = 0
-    argument_column: int | None = None
-    trailing_columns: int = 0
-    delimiter: str = "whitespace"
-    comment_prefix: str | None = None
-    docstart: str | None = None
-    encoding: str = "utf-8"
-    repair: Repair = "error"
-    words_field: str = "tokens"
-    tags_field: str | None = "tags"
-    predicate_field: str | None = None
-    text_field: str = "text"
-    spans_field: str | None = "spans"
+    scheme: Scheme = "raw"  # of the tags in the file
+    word_column: int | str = 0  # of conll and props; in conllu the word is always FORM
+    tag_column: int | str | None = None  # of conll and conllu, there also by name (upos); None: there are no tags
+    predicate_column: int = 0  # of props; "-" where a word is no predicate
+    argument_column: int | None = None  # of props, the first with a predicate's arguments; None: they are not read
+    trailing_columns: int = 0  # of props, behind the arguments
+    delimiter: str = "whitespace"  # of conll and props, or `tab`, `space` (exactly one), or one character
+    comment_prefix: str | None = None  # of lines of conll and props that are no words; None: no line is a comment
+    docstart: str | None = None  # word that begins lines of conll and props that mark a document and are no words
+    encoding: str = "utf-8"  # a codec, or utf-8-surrogatepass (CESU-8: surrogate pairs in UTF-8, which are joined)
+    repair: Repair = "error"  # see `mpt.data.tags.to_bio`
+    words_field: str = "tokens"  # of jsonl and parquet
+    tags_field: str | None = "tags"  # of jsonl and parquet; None: there are no tags
+    predicate_field: str | None = None  # of jsonl, with the predicate's index; None: sentences have none
+    text_field: str = "text"  # of jsonl_spans
+    spans_field: str | None = "spans"  # of jsonl_spans; None: there are no tags, in snips and rasa as well
 
     @property
     def tag_scheme(self) -> Scheme:
@@ -91,31 +71,21 @@ class SourceFormat:
         return self.format == "props" or self.predicate_field is not None
 
     def without_gold(self) -> "SourceFormat":
-        """Return the layout of the same file, its tags left unread, for prediction."""
+        """The layout of the same file, its tags left unread, for prediction."""
         return replace(self, tag_column=None, argument_column=None, tags_field=None, spans_field=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSentence:
-    """A sentence as a file has it, its tags still in the file's scheme.
-
-    Attributes:
-        words: The words.
-        tags: One tag a word, or None.
-        lines: Line of each word, counted from 1.
-        text: The running text that the words were cut from; None where the file has words.
-        document: Number of document marks seen before it; None where the source declares none.
-        cuts: Words that were cut in two because a character span begins or ends inside them.
-        predicate: Index of the word that the tags are about; None where none is marked.
-    """
+    """A sentence as a file has it, its tags still in the file's scheme."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
-    lines: tuple[int, ...]
-    text: str | None = None
-    document: int | None = None
-    cuts: int = 0
-    predicate: int | None = None
+    lines: tuple[int, ...]  # of each word, counted from 1
+    text: str | None = None  # that the words were cut from; None where the file has words
+    document: int | None = None  # how many document marks come before it; None where the source declares none
+    cuts: int = 0  # words that were cut in two because a character span begins or ends inside them
+    predicate: int | None = None  # index of the word that the tags are about; None where none is marked
 
 
 class Problems:
@@ -133,13 +103,22 @@ class Problems:
         place = "" if line == 0 else f":{line}" if column is None else f":{line}:{column}"
         self._found.append((line, f"{self.path}{place}: {problem}"))
 
+    @contextmanager
+    def noting(self, line: int, place: str = "") -> Iterator[None]:
+        """Note what is raised inside as problems of a line, and of a place in it."""
+        try:
+            yield
+        except DataError as error:
+            for problem in placed(error, place).problems:
+                self.add(line, problem)
+
     def raise_any(self) -> None:
         """Raise what was collected; do nothing when that is nothing."""
         if self:
             raise self.error()
 
     def error(self) -> DataError:
-        """Return all problems in the order of their lines, the first 20 in words."""
+        """All problems in the order of their lines, the first 20 in words."""
         shown = [text for _, text in sorted(self._found, key=lambda found: found[0])[:MAX_PROBLEMS]]
         if len(self._found) > MAX_PROBLEMS:
             shown.append(f"{self.path}: ... and {len(self._found) - MAX_PROBLEMS} more")
@@ -153,10 +132,10 @@ def quoted(text: str, limit: int = 100) -> str:
 
 
 def require_text(value: object, name: str) -> str:
-    """A text that is not blank.
+    """A text that is not blank; `name` is what messages call it.
 
     Raises:
-        DataError: The value is none; `name` is what messages call it.
+        DataError: The value is none.
     """
     if not isinstance(value, str):
         raise DataError(f"{name} must be a text, got {quoted(json.dumps(value))}")
@@ -173,16 +152,14 @@ def holds_half(text: str) -> bool:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """Read a file, its byte order mark removed and surrogate pairs joined.
+    """The text of a file, its byte order mark removed and surrogate pairs joined.
 
     Raises:
         DataError: The file is missing, empty, too large, or does not hold text in that encoding.
     """
-    text = decode(read_bytes(path), path=path, encoding=encoding).removeprefix("\ufeff")
-    problems = Problems(path)
+    text = _decode(_read_bytes(path), path=path, encoding=encoding).removeprefix("\ufeff")
     if not text.strip():
-        problems.add(0, "the file is empty; a data file holds at least one sentence")
-    problems.raise_any()
+        raise DataError(f"{path}: the file is empty; a data file holds at least one sentence")
     return join_surrogates(text) if encoding == "utf-8-surrogatepass" else text
 
 
@@ -191,12 +168,7 @@ def join_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        DataError: The file is missing, not a file, unreadable or larger than `MAX_FILE_BYTES`.
-    """
+def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         names = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{did_you_mean(path.name, names)}")
@@ -209,12 +181,8 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def decode(data: bytes, *, path: Path, encoding: str) -> str:
-    """Turn bytes into text, byte order mark included, so that `write_edited` gives the same bytes back.
-
-    Raises:
-        DataError: The encoding is unknown, or some bytes are not in it; names the place of each.
-    """
+def _decode(data: bytes, *, path: Path, encoding: str) -> str:
+    """Text with its byte order mark, so that `write_edited` gives the same bytes back."""
     codec, errors = _codec(encoding)
     try:
         return data.decode(codec, errors)
@@ -243,7 +211,7 @@ def _codec(encoding: str) -> tuple[str, str]:
 
 
 def _undecodable(data: bytes, path: Path, encoding: str) -> DataError:
-    """Locate the first wrong byte of every line; of the file where a line feed is not one byte."""
+    """The first wrong byte of every line; of the file where a line feed is not one byte."""
     codec, errors = _codec(encoding)
     problems = Problems(path)
     offset = 0
@@ -273,11 +241,7 @@ def refuse_input(path_in: Path, path_out: Path) -> None:
 
 
 def write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
-    """Write a file whole or not at all; an older one is replaced.
-
-    Raises:
-        DataError: It cannot be written, or the text not in that encoding.
-    """
+    """Write a file whole or not at all, in place of an older one; a DataError where that or the encoding fails."""
     _write(path, _encoded(text, encoding))
 
 
@@ -287,8 +251,8 @@ def write_edited(path_in: Path, edits: Edits, path_out: Path, encoding: str) -> 
     Raises:
         DataError: See `write_text`; or the file cannot be written back byte for byte.
     """
-    data = read_bytes(path_in)
-    text = decode(data, path=path_in, encoding=encoding)
+    data = _read_bytes(path_in)
+    text = _decode(data, path=path_in, encoding=encoding)
     if _encoded(text, encoding) != data:
         raise DataError(f"{path_in}: cannot be written back byte for byte in {encoding}. Convert it to utf-8")
     mark = "\ufeff" if text.startswith("\ufeff") else ""

@@ -9,13 +9,12 @@ Sources: Rajpurkar et al. 2016 and 2018, arXiv 1606.05250 and 1806.03822; Zhang 
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpt.base.errors import DataError
 from mpt.data.example import Question
-from mpt.data.formats.json_walk import items, members, read_document, skip
+from mpt.data.formats.json_walk import items, line_finder, members, read_document, skip
 from mpt.data.formats.jsonlines import json_lines, parse_json, read_objects
 from mpt.data.formats.questions import Entry, Names, QaFormat, QaSource, field_of, list_of, question_of, text_of
 from mpt.data.formats.source import Problems, quoted, read_text, refuse_input, write_text
@@ -40,21 +39,16 @@ def read_questions(path: Path, source: QaSource) -> tuple[list[Question], list[s
     questions: list[Question] = []
     dropped: list[str] = []
     seen: dict[str, str] = {}
-    for found in _FORMATS[source.format].entries(text, problems):
-        try:
+    for found in _ENTRIES[source.format](text, problems):
+        with problems.noting(found.line, found.name):
             question, bad = question_of(found, source, str(path))
             if question.id in seen:
-                raise DataError(
-                    f"the {found.names.id} is that of {seen[question.id]}, too. Ids name predictions: make them differ"
-                )
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(found.line, f"{found.name}: {problem}")
-            continue
-        seen[question.id] = f"{found.place} in line {found.line}"
-        dropped += [f"{path}:{found.line}: {found.name}: {problem}" for problem in bad]
-        if not bad or question.answers:
-            questions.append(question)
+                told = f"the {found.names.id} is that of {seen[question.id]}, too"
+                raise DataError(f"{told}. Ids name predictions: make them differ")
+            seen[question.id] = f"{found.place} in line {found.line}"
+            dropped += [f"{path}:{found.line}: {found.name}: {problem}" for problem in bad]
+            if not bad or question.answers:
+                questions.append(question)
     if not questions and not problems:
         problems.add(0, "no question in this file")
     problems.raise_any()
@@ -72,95 +66,59 @@ def write_questions(
     """
     refuse_input(path_in, path_out)
     found = {question.id: answer for question, answer in zip(questions, answers, strict=True)}
-    write_text(path_out, _FORMATS[source.format].predictions(found))
+    if source.format == "squad":
+        write_text(path_out, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    else:
+        write_text(path_out, json_lines({"idx": int(name), "label": answer} for name, answer in found.items()))
 
 
 def squad_entries(text: str, problems: Problems) -> Iterator[Entry]:
     """Yield all questions of `{"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}`; articles are documents."""
     document = read_document(text, problems)
-    if not document:
-        return
     if not isinstance(document.get("data"), list):
-        problems.add(1, 'expected a list "data" of articles, as documents of SQuAD have it')
+        if document:
+            problems.add(1, 'expected a list "data" of articles, as documents of SQuAD have it')
         return
-    lines = _Lines(text)
+    line_at = line_finder(text)
     for number, (start, end) in enumerate(items(text, dict(members(text, skip(text, 0)))["data"])):
         place = f"data[{number}]"
-        try:
-            article = parse_json(text[start:end])
-            paragraphs = list_of(article, "paragraphs", place)
-            spans = items(text, dict(members(text, start))["paragraphs"]) if paragraphs else ()
-            for inner, (at, _) in enumerate(spans):
-                yield from _paragraph(text, at, paragraphs[inner], number, f"{place}.paragraphs[{inner}]", lines)
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(lines.at(start), problem)
+        with problems.noting(line_at(start)):
+            paragraphs = list_of(parse_json(text[start:end]), "paragraphs", place)
+            for inner, at in enumerate(_starts(text, start, "paragraphs", paragraphs)):
+                name = f"{place}.paragraphs[{inner}]"
+                entries = list_of(paragraphs[inner], "qas", name)
+                context = text_of(paragraphs[inner], "context", name)
+                lines = [line_at(start) for start in _starts(text, at, "qas", entries)]
+                yield from _entries(entries, lines, context, number, name)
 
 
-def _paragraph(text: str, start: int, paragraph: Any, article: int, place: str, lines: "_Lines") -> Iterator[Entry]:
-    entries = list_of(paragraph, "qas", place)
-    context = text_of(paragraph, "context", place)
-    spans = items(text, dict(members(text, start))["qas"]) if entries else ()
-    for number, (at, _) in enumerate(spans):
+def _starts(text: str, start: int, key: str, listed: Sequence[Any]) -> list[int]:
+    """Where the items of a list begin that a key of the object at `start` holds."""
+    return [at for at, _ in items(text, dict(members(text, start))[key])] if listed else []
+
+
+def _entries(asked: Sequence[Any], lines: Sequence[int], context: str, article: int, place: str) -> Iterator[Entry]:
+    for number, (record, line) in enumerate(zip(asked, lines, strict=True)):
         name = f"{place}.qas[{number}]"
-        if not isinstance(entries[number], dict):
-            raise DataError(f"{name}: expected an object, got {quoted(json.dumps(entries[number]))}")
-        yield Entry(
-            record=entries[number], names=_SQUAD, context=context, article=article, place=name, line=lines.at(at)
-        )
+        if not isinstance(record, dict):
+            raise DataError(f"{name}: expected an object, got {quoted(json.dumps(record))}")
+        yield Entry(record=record, names=_SQUAD, context=context, article=article, place=name, line=line)
 
 
 def record_entries(text: str, problems: Problems) -> Iterator[Entry]:
     """Yield all questions of lines `{"passage": {"text": ...}, "qas": [...]}`; a line is a document."""
     for line, record in read_objects(text, problems):
-        try:
+        with problems.noting(line):
             passage = text_of(field_of(record, "passage"), "text", "passage")
-            asked = list_of(record, "qas")
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(line, problem)
-            continue
-        for number, entry in enumerate(asked):
-            place = f"qas[{number}]"
-            if isinstance(entry, dict):
-                yield Entry(record=entry, names=_RECORD, context=passage, article=line, place=place, line=line)
-            else:
-                problems.add(line, f"{place}: expected an object, got {quoted(json.dumps(entry))}")
+            for number, entry in enumerate(list_of(record, "qas")):
+                place = f"qas[{number}]"
+                if isinstance(entry, dict):
+                    yield Entry(record=entry, names=_RECORD, context=passage, article=line, place=place, line=line)
+                else:
+                    problems.add(line, f"{place}: expected an object, got {quoted(json.dumps(entry))}")
 
 
-def _squad_predictions(answers: Mapping[str, str]) -> str:
-    return json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
-
-
-def _record_predictions(answers: Mapping[str, str]) -> str:
-    """Lines `{"idx": ..., "label": ...}`, as SuperGLUE takes them."""
-    return json_lines({"idx": int(name), "label": answer} for name, answer in answers.items())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Format:
-    """What reads the questions of a file, and what writes answers by id."""
-
-    entries: Callable[[str, Problems], Iterator[Entry]]
-    predictions: Callable[[Mapping[str, str]], str]
-
-
-_FORMATS: Mapping[QaFormat, _Format] = {
-    "squad": _Format(entries=squad_entries, predictions=_squad_predictions),
-    "record": _Format(entries=record_entries, predictions=_record_predictions),
+_ENTRIES: Mapping[QaFormat, Callable[[str, Problems], Iterator[Entry]]] = {
+    "squad": squad_entries,
+    "record": record_entries,
 }
-
-
-class _Lines:
-    """Line numbers of offsets that mostly ascend."""
-
-    def __init__(self, text: str) -> None:
-        self._text, self._line, self._counted = text, 1, 0
-
-    def at(self, offset: int) -> int:
-        """Line of an offset, counted from 1."""
-        if offset < self._counted:
-            self._line, self._counted = 1, 0
-        self._line += self._text.count("\n", self._counted, offset)
-        self._counted = offset
-        return self._line

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpt.base.errors import DataError, did_you_mean
+from mpt.base.errors import DataError, did_you_mean, placed
 from mpt.data.example import Sentence
 from mpt.data.formats.jsonlines import member, word_sentence
 from mpt.data.formats.source import Problems, RawSentence, SourceFormat
@@ -34,11 +34,12 @@ def read_parquet(path: Path, source: SourceFormat, problems: Problems) -> Iterat
                 try:
                     member(columns, name)
                 except DataError as error:
-                    raise DataError(f"{path}: {error}") from None
+                    raise placed(error, str(path)) from None
             for batch in file.iter_batches(batch_size=ROWS, columns=names):
                 for row in batch.to_pylist():
                     number += 1
-                    yield from _sentence(row, source, number, problems)
+                    with problems.noting(number):
+                        yield word_sentence(row, source, number)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (pyarrow.ArrowInvalid, OSError) as error:
@@ -46,13 +47,9 @@ def read_parquet(path: Path, source: SourceFormat, problems: Problems) -> Iterat
 
 
 def read_hub(hub: HubSource, split: str, source: SourceFormat) -> list[Sentence]:
-    """Read one split of a data set of the Hub, from the local cache where it is there.
+    """Read one of mpt's splits of a data set of the Hub, from the local cache where it is there.
 
-    Args:
-        hub: Names the data set, its commit and its splits.
-        split: Which of mpt's splits.
-        source: Names the columns of words and tags and the scheme of the tags. A column of class numbers is translated
-            to their names.
+    A column of class numbers is translated to their names.
 
     Returns:
         Sentences whose path is `owner/name@commit/split` and whose lines are row numbers, counted from 1.
@@ -77,11 +74,7 @@ def read_rows(
 ) -> list[Sentence]:
     """Turn rows with a list of words and a list of tags into sentences; rows without a word are left out.
 
-    Args:
-        rows: The rows.
-        where: What they are called in messages.
-        source: Columns and scheme.
-        names: Name of each class number; None when the tags are text.
+    Messages call the rows `where`; `names` are those of class numbers, None when the tags are text.
     """
     assert source.tags_field is not None, "a hub task has tags"
     problems = Problems(where)
@@ -114,8 +107,7 @@ def _load(hub: HubSource, name: str, where: Path) -> Any:
 
 def _class_names(feature: Any) -> list[str] | None:
     """Names of class numbers; both list types of `datasets` keep the feature of their items in `.feature`."""
-    item = getattr(feature, "feature", feature)
-    return getattr(item, "names", None)
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | None:
@@ -138,11 +130,3 @@ def _bio(tags: Sequence[str], source: SourceFormat, number: int, problems: Probl
     for index, problem in found:
         problems.add(number, f"word {index + 1}: {problem}")
     return () if found else to_bio(tags, source.scheme, source.repair)
-
-
-def _sentence(row: dict[str, Any], source: SourceFormat, number: int, problems: Problems) -> Iterator[RawSentence]:
-    try:
-        yield word_sentence(row, source, number)
-    except DataError as error:
-        for problem in error.problems:
-            problems.add(number, problem)

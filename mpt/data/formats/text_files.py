@@ -8,7 +8,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -27,50 +27,34 @@ csv.field_size_limit(1 << 24)  # passages of books occur; the default is 128 KiB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What one example is read from.
+    """What one example is read from: an object, and where it stands.
 
-    Attributes:
-        own: The object itself, as it stands in its line.
-        view: The line with an item in the place of each list on the way to the object: `questions.question` is the
-            question that the object belongs to.
-        place: Where it stands in the line, `questions[0].answers[1]`; "" for the line itself.
+    The view is the line with an item in the place of each list on the way to the object: `questions.question` is the
+    question that the object belongs to.
     """
 
-    own: Record
+    own: Record  # the object itself, as it stands in its line
     view: Mapping[str, Any]
-    place: str = ""
+    place: str = ""  # in the line: `questions[0].answers[1]`; "" for the line itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSource:
-    """How a file of texts is laid out.
+    """How a file of texts is laid out."""
 
-    Attributes:
-        format: csv (a header line unless its fields are numbers), jsonl (an object a line) or text (a text a line).
-        unit: "text" for texts with a label, "choices" for alternatives.
-        fields: Names of fields or columns.
-        delimiter: What separates columns of csv: `tab` or one character.
-        quoted: Whether fields of csv may stand in double quotes; else quotes are plain characters.
-        encoding: A codec of Python.
-        label: Label of all texts of the file; None where each has its own.
-        each: Path of the lists inside of an object of jsonl whose items are the examples; None where it is one itself.
-        questions: Text that stands for each value of `fields.question`; a value without one is a text itself.
-        labelled: Whether labels are read.
-    """
-
-    format: Literal["csv", "jsonl", "text"]
-    unit: Unit
+    format: Literal["csv", "jsonl", "text"]  # csv has a header line unless fields are numbers
+    unit: Unit  # "text" for texts with a label, "choices" for alternatives
     fields: Fields
-    delimiter: str = ","
-    quoted: bool = True
+    delimiter: str = ","  # of csv: `tab` or one character
+    quoted: bool = True  # whether fields of csv may stand in double quotes; else quotes are plain characters
     encoding: str = "utf-8"
-    label: str | None = None
-    each: str | None = None
-    questions: Mapping[str, str]
-    labelled: bool = True
+    label: str | None = None  # of all texts of the file; None where each has its own
+    each: str | None = None  # path of the lists in an object of jsonl whose items are examples; None where it is one
+    questions: Mapping[str, str] = field(default_factory=dict)  # text for values of `fields.question` that are no text
+    labelled: bool = True  # whether labels are read
 
     def without_gold(self) -> "TextSource":
-        """Return the layout of the same file, its labels left unread, for prediction."""
+        """The layout of the same file, its labels left unread, for prediction."""
         return replace(self, labelled=False)
 
     @property
@@ -84,7 +68,7 @@ class TextSource:
         return str(self.fields.label).removeprefix(f"{self.each}.")
 
     def parts(self, record: Record) -> list[Part]:
-        """Return what the examples of an object are read from, and written to.
+        """What the examples of an object are read from, and written to.
 
         Raises:
             DataError: There is no such list, or it does not hold objects.
@@ -105,13 +89,10 @@ def read_texts(path: Path, source: TextSource) -> list[TextExample]:
     text = read_text(path, source.encoding)
     documents: dict[str, int] = {}
     examples: list[TextExample] = []
-    for line, record in _FORMATS[source.format].records(text, source, problems):
-        try:
+    for line, record in _RECORDS[source.format](text, source, problems):
+        with problems.noting(line):
             read = partial(_example, source=source, path=str(path), line=line, documents=documents)
             examples += every(read, source.parts(record))
-        except DataError as error:
-            for problem in error.problems:
-                problems.add(line, problem)
     if not examples and not problems:
         problems.add(0, "no text in this file")
     problems.raise_any()
@@ -121,18 +102,13 @@ def read_texts(path: Path, source: TextSource) -> list[TextExample]:
 def write_answers(
     path_in: Path, source: TextSource, examples: Sequence[TextExample], answers: Sequence[str], path_out: Path
 ) -> None:
-    """Write the predictions for all texts of a file.
+    """Write the predictions for all texts of a file, whole or not at all.
 
     CSV comes back with its column of labels replaced, or with one appended; JSON lines with their labels replaced or
     added where they belong (a number where choices are numbered), also inside of lists that hold the examples; plain
     lines become JSON lines with `text` and `label`.
 
-    Args:
-        path_in: The file that the examples were read from. It is not changed.
-        source: Its layout.
-        examples: All examples of the file, in order, as `read_texts` gave them.
-        answers: The label, or number of the choice, of each.
-        path_out: Where to write, whole or not at all; an older file is replaced.
+    All examples of the file, in order, as `read_texts` gave them, each have an answer: a label or number of a choice.
 
     Raises:
         DataError: The output is the input, or cannot be written.
@@ -143,7 +119,10 @@ def write_answers(
     by_line: dict[int, list[str]] = {}
     for example, answer in zip(examples, answers, strict=True):
         by_line.setdefault(example.lines[0], []).append(answer)
-    write_text(path_out, *_FORMATS[source.format].answered(text, source, by_line))
+    if source.format == "csv":
+        write_text(path_out, _answered_rows(text, source, by_line), source.encoding)
+    else:
+        write_text(path_out, _answered_objects(text, source, by_line))
 
 
 def _example(part: Part, *, source: TextSource, path: str, line: int, documents: dict[str, int]) -> TextExample:
@@ -156,11 +135,10 @@ def _example(part: Part, *, source: TextSource, path: str, line: int, documents:
 
 
 def _csv_records(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
-    """Yield line number and fields of each row; a quoted field may hold line ends."""
     names: list[str] | None = None
     line = 0
     try:
-        for line, row in csv_rows(text, source):
+        for line, row in _csv_rows(text, source):
             if not row:
                 continue
             if isinstance(source.fields.text, int):
@@ -176,12 +154,8 @@ def _csv_records(text: str, source: TextSource, problems: Problems) -> Iterator[
         problems.add(line + 1, f"not CSV, behind the row of line {line}: {error}.{hint}")
 
 
-def csv_rows(text: str, source: TextSource) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line that each row begins in, counted from 1, and its fields.
-
-    Raises:
-        csv.Error: Quotes do not match.
-    """
+def _csv_rows(text: str, source: TextSource) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line that each row begins in, counted from 1, and its fields, which in quotes may hold line ends."""
     quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
     rows = csv.reader(StringIO(text, newline=""), delimiter=source.separator, quoting=quoting, strict=True)
     before = 0
@@ -190,10 +164,8 @@ def csv_rows(text: str, source: TextSource) -> Iterator[tuple[int, list[str]]]:
         before = rows.line_num
 
 
-def _lines(text: str, source: TextSource, problems: Problems) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(split_lines(text), 1):
-        if line.strip():
-            yield number, {"text": line}
+def _lines(text: str) -> Iterator[tuple[int, Record]]:
+    return ((number, {"text": line}) for number, line in enumerate(split_lines(text), 1) if line.strip())
 
 
 def _text(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
@@ -226,10 +198,8 @@ def _choices(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...
         return inputs, None
     label = member(part.own, source.label_name)
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(choices):
-        raise DataError(
-            f"{source.label_name} must be the number of a choice, 0 to {len(choices) - 1}, got "
-            f"{quoted(json.dumps(label))}"
-        )
+        told = f"must be the number of a choice, 0 to {len(choices) - 1}, got {quoted(json.dumps(label))}"
+        raise DataError(f"{source.label_name} {told}")
     return inputs, (str(label),)
 
 
@@ -237,8 +207,7 @@ def _composed(record: Mapping[str, Any], name: str) -> str:
     """A text that is one field, or several and what stands between them, as in `{word}: {sentence1}`."""
     parts = re.split(r"\{([^{}]+)\}", name)
     if len(parts) == 1:
-        return _string(record, name)
-    # Every other part was in braces.
+        return _string(record, name)  # every other part of several was in braces
     return "".join(_string(record, part) if number % 2 else part for number, part in enumerate(parts))
 
 
@@ -283,13 +252,9 @@ def _document(part: Part, source: TextSource, line: int, numbers: dict[str, int]
 
 
 def parts_of(record: Record, path: str, before: str = "") -> list[Part]:
-    """Return every item of the lists that a path leads to, in order.
+    """Every item of the lists that a path leads to from the line, or from the object at the place `before`, in order.
 
-    Args:
-        record: The line, or an object in it.
-        path: Names of fields with dots between them; what the last one names is a list, what others do an object or a
-            list as well.
-        before: Place of the object and a dot; "" for the line.
+    What the last name of the path stands for is a list; what others do, an object or a list as well.
 
     Raises:
         DataError: A field is missing, no list, empty, or holds what is no object; all problems at once, with places.
@@ -315,7 +280,7 @@ def _inside(place: str, item: Any, rest: str) -> list[Part]:
     return parts_of(item, rest, f"{place}.") if rest else [Part(own=item, view=item, place=place)]
 
 
-def _answered_objects(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> tuple[str, str]:
+def _answered_objects(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> str:
     objects: list[Record] = []
     for number, line in enumerate(split_lines(text), 1):
         if number not in answers:
@@ -325,7 +290,7 @@ def _answered_objects(text: str, source: TextSource, answers: Mapping[int, Seque
             gold = part.own.get(source.label_name)
             part.own[source.label_name] = _typed(answer, gold, numbered=source.unit == "choices")
         objects.append(record)
-    return json_lines(objects), "utf-8"
+    return json_lines(objects)
 
 
 def _typed(answer: str, gold: object, *, numbered: bool) -> object:
@@ -335,37 +300,23 @@ def _typed(answer: str, gold: object, *, numbered: bool) -> object:
     return int(answer) if numbered or (isinstance(gold, int) and answer.isdigit()) else answer
 
 
-def _answered_rows(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> tuple[str, str]:
+def _answered_rows(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> str:
     """All rows again, quoted where the layout has quotes and a field needs them."""
-    rows = [(line, row) for line, row in csv_rows(text, source) if row]
+    rows = [(line, row) for line, row in _csv_rows(text, source) if row]
     name = source.fields.label
     names = rows[0][1]
     column = name if isinstance(name, int) else names.index(name) if name in names else len(names)
     out = StringIO()
-    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
-    writer = csv.writer(
-        out, delimiter=source.separator, quoting=quoting, lineterminator="\n", quotechar='"' if source.quoted else None
-    )
+    quoting, mark = (csv.QUOTE_MINIMAL, '"') if source.quoted else (csv.QUOTE_NONE, None)
+    writer = csv.writer(out, delimiter=source.separator, quoting=quoting, lineterminator="\n", quotechar=mark)
     for line, row in rows:
         writer.writerow([*row[:column], *answers.get(line, [str(name)]), *row[column + 1 :]])
-    return out.getvalue(), source.encoding
+    return out.getvalue()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextFormat:
-    """What reads and writes a format.
-
-    Attributes:
-        records: Yields line number and object of what the examples are in.
-        answered: The text again with predictions by line, and the encoding to write it in.
-    """
-
-    records: Callable[[str, TextSource, Problems], Iterator[tuple[int, Record]]]
-    answered: Callable[[str, TextSource, Mapping[int, Sequence[str]]], tuple[str, str]]
-
-
-_FORMATS: Mapping[str, TextFormat] = {
-    "csv": TextFormat(records=_csv_records, answered=_answered_rows),
-    "jsonl": TextFormat(records=lambda text, _, problems: read_objects(text, problems), answered=_answered_objects),
-    "text": TextFormat(records=_lines, answered=_answered_objects),
+_RECORDS: Mapping[str, Callable[[str, TextSource, Problems], Iterator[tuple[int, Record]]]] = {
+    "csv": _csv_records,
+    "jsonl": lambda text, _, problems: read_objects(text, problems),
+    "text": lambda text, *_: _lines(text),
 }
+"""Line numbers and objects of what the examples are in."""

@@ -28,15 +28,7 @@ class CharSpan:
 
 
 def split_words(text: str, borders: Iterable[int] = ()) -> list[tuple[int, int]]:
-    """Split text into words.
-
-    Args:
-        text: Running text, white space and line feeds included.
-        borders: Offsets at which a word is cut as well.
-
-    Returns:
-        Start and end (excluded) of each word in characters.
-    """
+    """Start and end (excluded) of each word of a text, in characters; words are cut at `borders` as well."""
     cuts = set(borders)
     words: list[tuple[int, int]] = []
     for index, char in enumerate(text):
@@ -80,10 +72,7 @@ def tag_words(text: str, entities: Sequence[CharSpan] | None, line: int, problem
         text: Running text.
         entities: Its entities in any order; None when it carries none to be read.
         line: Line of the text in its file.
-        problems: Takes entities outside the text, without a word, or overlapping.
-
-    Returns:
-        The sentence, or None when something was wrong.
+        problems: Takes entities outside the text, without a word, or overlapping; then there is no sentence.
     """
     plain = split_words(text)
     found = [] if plain else ["the text is empty"]
@@ -105,16 +94,13 @@ def tag_words(text: str, entities: Sequence[CharSpan] | None, line: int, problem
 
 
 def char_spans(text: str, words: Sequence[tuple[int, int]], tags: Sequence[str]) -> list[dict[str, int | str]]:
-    """Write the entities of BIO2 tags as character spans with their text, ready for JSON."""
-    found: list[dict[str, int | str]] = []
-    for span in spans(tags):
-        start, end = words[span.start][0], words[span.end - 1][1]
-        found.append({"start": start, "end": end, "type": span.type, "text": text[start:end]})
-    return found
+    """The entities of BIO2 tags as character spans with their text, ready for JSON."""
+    found = [(words[span.start][0], words[span.end - 1][1], span.type) for span in spans(tags)]
+    return [{"start": start, "end": end, "type": kind, "text": text[start:end]} for start, end, kind in found]
 
 
 def _continues(text: str, index: int, start: int) -> bool:
-    """Say whether the character at `index` belongs to the word that began at `start` and reaches up to it."""
+    """Whether the character at `index` belongs to the word that began at `start` and reaches up to it."""
     char, before = text[index], text[index - 1]
     if char.isascii() and before.isascii():
         return char.isalnum() and before.isalnum()
@@ -155,9 +141,8 @@ def _misplaced(text: str, entity: CharSpan) -> str | None:
 
 
 def _overlaps(entities: Sequence[CharSpan]) -> list[str]:
-    ordered = sorted(entities)
     return [
         f'span {b.start}:{b.end} "{b.type}" overlaps span {a.start}:{a.end} "{a.type}"; entities may not overlap'
-        for a, b in pairwise(ordered)
+        for a, b in pairwise(sorted(entities))
         if b.start < a.end
     ]

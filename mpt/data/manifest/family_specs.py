@@ -11,7 +11,7 @@ from mpt.data.families.family import Family
 from mpt.data.formats.questions import QaSource
 from mpt.data.formats.source import SourceFormat
 from mpt.data.formats.text_files import TextSource
-from mpt.data.manifest.source_spec import Fields
+from mpt.data.manifest.source_spec import Columns, Fields
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.manifest.template import default_template, template_problem, verbalizer_problem
 from mpt.data.tags import Repair, Scheme
@@ -61,10 +61,18 @@ class WordSpec(LabelledSpec):
     repair: Repair = "error"
     no_piece: Literal["unknown", "error"] = "unknown"
 
-    def _words(self, **layout: Any) -> SourceFormat:
-        """The layout of sentences; a class adds what it alone declares."""
-        said = {"format": self.format, "scheme": self.tag_scheme, "encoding": self.encoding, "repair": self.repair}
-        return SourceFormat(**(said | layout))
+    def layout(self, name: str | None = None) -> SourceFormat | TextSource:
+        """See the base class; what a format has no field for stays at its default."""
+        columns: Columns = getattr(self, "columns", None) or Columns()
+        fields: Fields = getattr(self, "fields", Fields())
+        said: dict[str, Any] = {"format": "jsonl" if self.format == "hub" else self.format, "scheme": self.tag_scheme}
+        same = ("encoding", "repair", "delimiter", "comment_prefix", "docstart")
+        said |= {field: getattr(self, field) for field in same if hasattr(self, field)}
+        said |= {"word_column": columns.word or 0, "tag_column": columns.tag, "trailing_columns": columns.trailing}
+        said |= {"predicate_column": columns.predicate or 0, "argument_column": columns.arguments}
+        said |= {"words_field": fields.tokens, "tags_field": fields.tags, "spans_field": fields.spans}
+        asked = fields.predicate if self.kind.predicate and self.format == "jsonl" else None
+        return SourceFormat(**said, text_field=str(fields.text), predicate_field=asked)
 
 
 class TaggedSpec(WordSpec):
@@ -83,9 +91,8 @@ class TaggedSpec(WordSpec):
         if kind.unit == "words" and not kind.spans and scheme not in (None, "raw"):
             problems["scheme"] = f"family {self.family} has a tag for every word: scheme raw, or leave it out."
         elif kind.spans and scheme == "raw":
-            problems["scheme"] = (
-                f"family {self.family} is scored by span F1, which needs iob1, iob2, iobes, bilou or io."
-            )
+            told = "is scored by span F1, which needs iob1, iob2, iobes, bilou or io."
+            problems["scheme"] = f"family {self.family} {told}"
         elif kind.spans and scheme is None:
             problems["scheme"] = "is required: iob1, iob2, iobes, bilou or io. mpt never guesses it."
         return problems
@@ -115,25 +122,27 @@ class TextSpec(LabelledSpec):
         return (self.template or default_template(pair=self._paired)) if self.verbalizer else None
 
     @property
-    def counted_label(self) -> str | None:
-        """The label whose F1 is the task's; None where no single label counts."""
-        return self.positive
+    def has_documents(self) -> bool:
+        """A field names them, or a line of several examples is one."""
+        return self._named.document is not None or getattr(self, "each", None) is not None
+
+    @property
+    def _named(self) -> Fields:
+        return getattr(self, "fields", Fields())
 
     @property
     def _paired(self) -> bool:
-        return False
+        return self._named.pair is not None
 
-    def _texts(self, fields: Fields, **layout: Any) -> TextSource:
+    def _texts(self, **layout: Any) -> TextSource:
         """The layout of texts; a class adds what it alone declares."""
-        said = {"format": self.format, "unit": self.kind.unit, "encoding": self.encoding, "questions": {}}
-        return TextSource(fields=fields, **(said | layout))
+        return TextSource(format=self.format, unit=self.kind.unit, fields=self._named, encoding=self.encoding, **layout)
 
     def _problems(self) -> dict[str, str]:
         problems = super()._problems()
         return problems | self._positive_problems() | self._cloze_problems() if self.kind.unit == "text" else problems
 
     def _positive_problems(self) -> dict[str, str]:
-        """What the label that `f1` counts contradicts; where labels come from train they are not known here."""
         if self.positive is None:
             missing = 'is required with score: f1: the label whose F1 counts, such as positive: "1".'
             return {"positive": missing} if self.score == "f1" else {}
@@ -143,19 +152,17 @@ class TextSpec(LabelledSpec):
         return {} if labels is None or self.positive in labels else {"positive": not_a_label(self.positive, labels)}
 
     def _cloze_problems(self) -> dict[str, str]:
-        """What a verbalizer and its template contradict."""
         problems: dict[str, str | None] = {}
-        if "verbalizer" in self.model_fields_set:
-            labels = None if self.labels == "auto" else self.labels
-            problems["verbalizer"] = (
-                verbalizer_problem(self.verbalizer, labels) if self.verbalizer else "is empty. Remove it."
-            )
+        labels = None if self.labels == "auto" else self.labels
+        if self.verbalizer:
+            problems["verbalizer"] = verbalizer_problem(self.verbalizer, labels)
+        elif "verbalizer" in self.model_fields_set:
+            problems["verbalizer"] = "is empty. Remove it."
+        elif self.template is not None:
+            told = "needs verbalizer, the word that stands for each label. Add it, or remove template."
+            return {"template": told}
         if self.template is not None:
             problems["template"] = template_problem(self.template, pair=self._paired)
-            if "verbalizer" not in self.model_fields_set:
-                problems["template"] = (
-                    "needs verbalizer, the word that stands for each label. Add it, or remove template."
-                )
         return {field: problem for field, problem in problems.items() if problem is not None}
 
 
@@ -174,12 +181,8 @@ class QaSpec(TaskSpec):
 
     def layout(self, name: str | None = None) -> QaSource:
         """See the base class."""
-        return QaSource(
-            format=self.format,
-            encoding=self.encoding,
-            no_answer=self.no_answer_limit is not None,
-            on_bad_answer=self.on_bad_answer,
-        )
+        may_lack, bad = self.no_answer_limit is not None, self.on_bad_answer
+        return QaSource(format=self.format, encoding=self.encoding, no_answer=may_lack, on_bad_answer=bad)
 
 
 FAMILY_FIELDS: Mapping[str, Callable[[Family], bool]] = {

@@ -14,15 +14,11 @@ _MAX_CANDIDATES = 5000  # files that are looked at for a suggestion
 
 
 def find_files(manifest: Manifest, name: str, splits: Sequence[Split]) -> dict[Split, dict[str, Path]]:
-    """Find the files of some splits of a task.
-
-    Args:
-        manifest: Declares them.
-        name: The task; it has files.
-        splits: Which splits; one without files is left out of the result.
+    """Find the files of some splits of a task that has files.
 
     Returns:
         For each split its files in declared order, those of a glob sorted: path relative to root, with "/", to path.
+        A split without files is left out.
 
     Raises:
         ManifestError: A file that does not exist or lies outside root, a glob without a match, or a file that occurs
@@ -38,12 +34,11 @@ def find_files(manifest: Manifest, name: str, splits: Sequence[Split]) -> dict[S
         where = manifest.locate("tasks", name, "files", split)
         for entry in entries:
             for path in _matches(manifest, entry, where, problems):
+                relative = path.relative_to(manifest.root).as_posix()
                 if path in owners:
-                    problems.append(
-                        f"{where}: {_relative(path, manifest)} is given twice, in {owners[path]} and {split}."
-                    )
+                    problems.append(f"{where}: {relative} is given twice, in {owners[path]} and {split}.")
                 owners[path] = split
-                found.setdefault(split, {})[_relative(path, manifest)] = path
+                found.setdefault(split, {})[relative] = path
     if problems:
         raise ManifestError(problems)
     return found
@@ -68,10 +63,8 @@ def verify_digests(manifest: Manifest, name: str, files: Mapping[Split, Mapping[
         if not declared or declared.get(relative) == digest:
             continue
         if relative in declared:
-            problems.append(
-                f"{path}: SHA-256 is {digest}, the manifest says {declared[relative]}: the data changed. Get the "
-                f"declared version, or correct {where}."
-            )
+            told = f"SHA-256 is {digest}, the manifest says {declared[relative]}: the data changed"
+            problems.append(f"{path}: {told}. Get the declared version, or correct {where}.")
         else:
             problems.append(f"{where}: no hash for a file that the task reads. Add {relative}: {digest}")
     if problems:
@@ -88,17 +81,10 @@ def _matches(manifest: Manifest, entry: str, where: str, problems: list[str]) ->
     if not paths:
         kind = "is a folder" if literal.is_dir() else "not found"
         problems.append(f'{where}: "{entry}" {kind} in {manifest.root}.{_nearby(manifest.root, entry)}')
-    confined: list[Path] = []
-    for path in paths:
-        if path.resolve().is_relative_to(manifest.root):
-            confined.append(path)
-        else:
-            problems.append(f'{where}: "{entry}" is a link that leaves root ({path.resolve()}). Copy it, or move root.')
-    return confined
-
-
-def _relative(path: Path, manifest: Manifest) -> str:
-    return path.relative_to(manifest.root).as_posix()
+    outside = [path for path in paths if not path.resolve().is_relative_to(manifest.root)]
+    for path in outside:
+        problems.append(f'{where}: "{entry}" is a link that leaves root ({path.resolve()}). Copy it, or move root.')
+    return [path for path in paths if path not in outside]
 
 
 def _nearby(root: Path, entry: str) -> str:

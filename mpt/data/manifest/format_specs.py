@@ -40,20 +40,6 @@ class ColumnSpec(WordSpec):
         """See the base class."""
         return bool(self.docstart)
 
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        columns = self.columns or Columns()
-        return self._words(
-            word_column=columns.word or 0,
-            tag_column=columns.tag,
-            predicate_column=columns.predicate or 0,
-            argument_column=columns.arguments,
-            trailing_columns=columns.trailing,
-            delimiter=self.delimiter,
-            comment_prefix=self.comment_prefix,
-            docstart=self.docstart,
-        )
-
 
 class ConllSpec(TaggedSpec, ColumnSpec):
     """A task in columns with a tag in one of them."""
@@ -65,10 +51,8 @@ class ConllSpec(TaggedSpec, ColumnSpec):
         if columns is None or columns.word is None:
             example = "{word: 0, tag: -1} (counted from 0; -1 is the last)"
             return super()._problems() | {"columns": f"is required, for example columns: {example}."}
-        problems = super()._problems() | _no_arguments(columns, self.format)
-        if columns.tag is None:
-            problems["columns.tag"] = "is required: the column of the tag."
-        elif isinstance(columns.tag, str):
+        problems = super()._problems() | _tag_problems(columns, self.format)
+        if isinstance(columns.tag, str):
             problems["columns.tag"] = f'"{columns.tag}" is not a column number.'
         elif columns.tag == columns.word:
             problems["columns.tag"] = "is the column of the word too. Give the column of the tag."
@@ -81,30 +65,24 @@ class ConlluSpec(TaggedSpec):
     format: Literal["conllu"]
     columns: Columns | None = None
 
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        return self._words(tag_column=None if self.columns is None else self.columns.tag)
-
     def _problems(self) -> dict[str, str]:
         columns = self.columns
         if columns is None:
             return super()._problems() | {"columns": "is required, for example columns: {tag: upos}."}
-        problems = super()._problems() | _no_arguments(columns, self.format)
-        if columns.tag is None:
-            problems["columns.tag"] = "is required: the column of the tag."
-        elif isinstance(columns.tag, str) and columns.tag not in CONLLU_COLUMNS:
+        problems = super()._problems() | _tag_problems(columns, self.format)
+        if isinstance(columns.tag, str) and columns.tag not in CONLLU_COLUMNS:
             problems["columns.tag"] = f'"{columns.tag}" is not a column number nor one of {", ".join(CONLLU_COLUMNS)}.'
         if columns.word is not None:
             problems["columns.word"] = "in CoNLL-U the word is always FORM. Remove it."
         return problems
 
 
-def _no_arguments(columns: Columns, form: str) -> dict[str, str]:
-    return {
-        f"columns.{name}": f"has no meaning in format {form}. Remove it."
-        for name in ("predicate", "arguments", "trailing")
-        if name in columns.model_fields_set
-    }
+def _tag_problems(columns: Columns, form: str) -> dict[str, str]:
+    """Columns of arguments where tags are read, or no column of tags."""
+    foreign = [name for name in ("predicate", "arguments", "trailing") if name in columns.model_fields_set]
+    problems = {f"columns.{name}": f"has no meaning in format {form}. Remove it." for name in foreign}
+    required = {"columns.tag": "is required: the column of the tag."}
+    return problems | (required if columns.tag is None else {})
 
 
 class PropsSpec(PredicateSpec, ColumnSpec):
@@ -134,29 +112,17 @@ class JsonlSpec(TaggedSpec, PredicateSpec, TextSpec):
     each: Each | None = None
     questions: dict[str, str] = Field(default_factory=dict)
 
-    @property
-    def has_documents(self) -> bool:
-        """See the base class."""
-        return self.fields.document is not None or self.each is not None
-
-    @property
-    def _paired(self) -> bool:
-        return self.fields.pair is not None
-
     def layout(self, name: str | None = None) -> SourceFormat | TextSource:
         """See the base class."""
-        if self.kind.unit != "words":
-            return self._texts(self.fields, each=self.each, questions=self.questions)
-        predicate = self.fields.predicate if self.kind.predicate else None
-        return self._words(words_field=self.fields.tokens, tags_field=self.fields.tags, predicate_field=predicate)
+        words = self.kind.unit == "words"
+        return super().layout() if words else self._texts(each=self.each, questions=self.questions)
 
     def _problems(self) -> dict[str, str]:
         problems = super()._problems()
         label = str(self.fields.label)
         if self.each is not None and (not label.startswith(f"{self.each}.") or label == f"{self.each}."):
-            problems["fields.label"] = (
-                f'"{label}" is in no item of each. Write {self.each}.label, if it is called label.'
-            )
+            told = f"is in no item of each. Write {self.each}.label, if it is called label."
+            problems["fields.label"] = f'"{label}" {told}'
         if self.questions and self.fields.question is None:
             problems["questions"] = "needs fields.question, the field whose value they stand for."
         return problems
@@ -168,10 +134,6 @@ class OffsetsSpec(WordSpec):
     format: Literal["jsonl_spans"]
     fields: Fields = Field(default_factory=Fields)
 
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        return self._words(text_field=str(self.fields.text), spans_field=self.fields.spans)
-
 
 class ParquetSpec(TaggedSpec):
     """A task in Parquet."""
@@ -179,19 +141,11 @@ class ParquetSpec(TaggedSpec):
     format: Literal["parquet"]
     fields: Fields = Field(default_factory=Fields)
 
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        return self._words(words_field=self.fields.tokens, tags_field=self.fields.tags)
-
 
 class SlotsSpec(WordSpec):
     """A task in the documents of slot filling."""
 
     format: Literal["snips", "rasa"]
-
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        return self._words()
 
 
 class LinesSpec(TextSpec):
@@ -205,7 +159,7 @@ class LinesSpec(TextSpec):
         labels = [label for entry, label in self.label_of.items() if name is not None and fnmatchcase(name, entry)]
         if name is not None and not labels:
             raise DataError(f"no label for this file. Add label_of.{name} to the manifest")
-        return self._texts(Fields(), label=labels[0] if labels else None)
+        return self._texts(label=labels[0] if labels else None)
 
     def _problems(self) -> dict[str, str]:
         problems = super()._problems() | unnamed_files(self, "label_of")
@@ -220,10 +174,6 @@ class HubSpec(TaggedSpec):
     format: Literal["hub"]
     fields: Fields = Field(default_factory=Fields)
 
-    def layout(self, name: str | None = None) -> SourceFormat:
-        """See the base class."""
-        return self._words(format="jsonl", words_field=self.fields.tokens, tags_field=self.fields.tags)
-
 
 class CsvSpec(TextSpec):
     """A task in CSV."""
@@ -233,19 +183,10 @@ class CsvSpec(TextSpec):
     quoted: bool = True
     delimiter: Delimiter = "whitespace"  # stands for a comma
 
-    @property
-    def has_documents(self) -> bool:
-        """See the base class."""
-        return self.fields.document is not None
-
-    @property
-    def _paired(self) -> bool:
-        return self.fields.pair is not None
-
     def layout(self, name: str | None = None) -> TextSource:
         """See the base class."""
         delimiter = "," if self.delimiter == "whitespace" else self.delimiter
-        return self._texts(self.fields, delimiter=delimiter, quoted=self.quoted)
+        return self._texts(delimiter=delimiter, quoted=self.quoted)
 
     def _problems(self) -> dict[str, str]:
         wrong = {"delimiter": "a CSV file is separated by tab or one character, such as ','."}
@@ -276,21 +217,9 @@ class RecordSpec(QaSpec):
     format: Literal["record"]
 
 
-AnySpec: TypeAlias = Annotated[
-    ConllSpec
-    | ConlluSpec
-    | PropsSpec
-    | JsonlSpec
-    | OffsetsSpec
-    | ParquetSpec
-    | SlotsSpec
-    | LinesSpec
-    | HubSpec
-    | CsvSpec
-    | SquadSpec
-    | RecordSpec,
-    Field(discriminator="format"),
-]
+_WithTags: TypeAlias = ConllSpec | ConlluSpec | PropsSpec | JsonlSpec | OffsetsSpec | ParquetSpec | SlotsSpec
+_Others: TypeAlias = LinesSpec | HubSpec | CsvSpec | SquadSpec | RecordSpec
+AnySpec: TypeAlias = Annotated[_WithTags | _Others, Field(discriminator="format")]
 """The class of a task, told by its format."""
 
 DEFAULT_FORMAT = "conll"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -54,22 +54,13 @@ class _File(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest that holds what it must.
+    """A manifest that holds what it must."""
 
-    Attributes:
-        path: The file it was read from.
-        name: Its name.
-        root: Absolute folder below which all data files lie, symbolic links resolved.
-        tasks: Enabled tasks by name, in the file's order.
-        disabled: Names of the tasks with `enabled: false`.
-        mixture: How often each task is drawn.
-    """
-
-    path: Path
+    path: Path  # the file it was read from
     name: str
-    root: Path
-    tasks: Mapping[str, TaskSpec]
-    disabled: tuple[str, ...]
+    root: Path  # absolute, symbolic links resolved; all data files lie below it
+    tasks: Mapping[str, TaskSpec]  # those that are enabled, in the file's order
+    disabled: tuple[str, ...]  # names of the others
     mixture: Mixture
     document: Document = field(repr=False, compare=False)
 
@@ -77,11 +68,8 @@ class Manifest:
         """Return `file:line:column: dotted.path` of a field, for messages."""
         return self.document.root.locate(*path)
 
-    def resolved(self) -> dict[str, Any]:
-        """What the manifest says once defaults are filled in, less what changes no number (root, licences)."""
-        return self._said(exclude_defaults=False)
-
-    def _said(self, *, exclude_defaults: bool) -> dict[str, Any]:
+    def resolved(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """What the manifest says, defaults filled in or left out, less what changes no number (root, licences)."""
         tasks = {
             name: spec.model_dump(mode="json", exclude=_UNHASHED, exclude_defaults=exclude_defaults)
             for name, spec in self.tasks.items()
@@ -95,11 +83,11 @@ class Manifest:
 
         Equal on every machine, wherever the data lie, however the file is laid out, and whatever fields come later.
         """
-        content = json.dumps(self._said(exclude_defaults=True), ensure_ascii=True, separators=(",", ":"))
+        content = json.dumps(self.resolved(exclude_defaults=True), ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def spec(self, name: str) -> TaskSpec:
-        """Return one task's declaration.
+        """One task's declaration.
 
         Raises:
             ManifestError: No such task, or it is disabled.
@@ -119,9 +107,9 @@ def load_manifest(path: Path) -> Manifest:
         ManifestError: With every problem of the file, each at `file:line:column: dotted.path`.
     """
     document = read_document(path, error=ManifestError, kind="manifest")
-    document = _with_version_checked(document)
+    _check_version(document)
     root = _resolve_root(path, document)
-    document = _with_sense(_with_defaults(document))
+    document = _with_tasks(_with_defaults(document), lambda task: _sound(task, document.problems))
     content = build(document, _File, error=ManifestError)
     assert root is not None, "a wrong root is a problem that build() raises"
     return Manifest(
@@ -135,17 +123,16 @@ def load_manifest(path: Path) -> Manifest:
     )
 
 
-def _with_version_checked(document: Document) -> Document:
+def _check_version(document: Document) -> None:
     """Stop at a manifest of another version: its other problems would only mislead."""
     version = document.root.child("version")
     if version is not None and version.value != 1 and isinstance(version.value, int | float):
         text = f"version {version.text} is not supported by this mpt (knows: 1). Upgrade mpt or write version: 1."
         raise ManifestError(f"{version.location}: {text}")
-    return document
 
 
 def _resolve_root(path: Path, document: Document) -> Path | None:
-    """Return the data folder; a problem is noted in the document."""
+    """The data folder; a problem is noted in the document."""
     node = document.root.child("root")
     text = "." if node is None else node.value
     if not isinstance(text, str):
@@ -171,22 +158,29 @@ def _with_defaults(document: Document) -> Document:
     """
     root = document.root
     assert isinstance(root.value, dict), "read_document() checks it"
-    children = {key: child for key, child in root.value.items() if key != "defaults"}
-    defaults, tasks = root.child("defaults"), root.child("tasks")
+    defaults = root.child("defaults")
     if defaults is None:
         return document
+    without = replace(root, value={key: child for key, child in root.value.items() if key != "defaults"})
+    document = replace(document, root=without)
     if not isinstance(defaults.value, dict):
         document.problems.append(f"{defaults.location}: expected a mapping of task fields.")
-    else:
-        document.problems.extend(_default_problems(defaults))
-        if tasks is not None and isinstance(tasks.value, dict):
-            merged = {name: _merged(task, defaults) for name, task in tasks.value.items()}
-            children["tasks"] = replace(tasks, value=merged)
-    return Document(root=replace(root, value=children), problems=document.problems)
+        return document
+    document.problems.extend(_default_problems(defaults))
+    return _with_tasks(document, lambda task: _merged(task, defaults))
+
+
+def _with_tasks(document: Document, change: Callable[[Node], Node]) -> Document:
+    """The document with every task changed that is a mapping; the schema reports others."""
+    root, tasks = document.root, document.root.child("tasks")
+    if tasks is None or not isinstance(tasks.value, dict) or not isinstance(root.value, dict):
+        return document
+    changed = {name: change(it) if isinstance(it.value, dict) else it for name, it in tasks.value.items()}
+    return replace(document, root=replace(root, value={**root.value, "tasks": replace(tasks, value=changed)}))
 
 
 def _default_problems(defaults: Node) -> list[str]:
-    assert isinstance(defaults.value, dict), defaults
+    assert isinstance(defaults.value, dict)
     never = {"files", "hub", "sha256", "citation"}
     known = [name for name in ORDER if name not in never]
     return [
@@ -199,12 +193,9 @@ def _default_problems(defaults: Node) -> list[str]:
 
 
 def _merged(task: Node, defaults: Node) -> Node:
-    if not isinstance(task.value, dict):
-        return task
-    assert isinstance(defaults.value, dict), defaults
+    assert isinstance(defaults.value, dict) and isinstance(task.value, dict)
     inherited = {key: child for key, child in defaults.value.items() if _applies(key, task, defaults)}
-    keys = {**defaults.keys, **task.keys}
-    return replace(task, value={**inherited, **task.value}, keys=keys)
+    return replace(task, value={**inherited, **task.value}, keys={**defaults.keys, **task.keys})
 
 
 def _applies(key: str, task: Node, defaults: Node) -> bool:
@@ -232,19 +223,9 @@ def _kind_of(*nodes: Node) -> tuple[str | None, FamilyName | None]:
     return next((it for it in SPECS if it == form), None), next((it for it in FAMILIES if it == family), None)
 
 
-def _with_sense(document: Document) -> Document:
-    """Name every task's format, and take out the fields that say nothing in it, each a problem where it stands."""
-    root = document.root
-    tasks = root.child("tasks")
-    if tasks is None or not isinstance(tasks.value, dict) or not isinstance(root.value, dict):
-        return document
-    sound = {name: _sound(task, document.problems) for name, task in tasks.value.items()}
-    return replace(document, root=replace(root, value={**root.value, "tasks": replace(tasks, value=sound)}))
-
-
 def _sound(task: Node, problems: list[str]) -> Node:
-    if not isinstance(task.value, dict):
-        return task
+    """The task with its format named, less fields that say nothing in it, each a problem where it stands."""
+    assert isinstance(task.value, dict)
     form, family = _kind_of(task)
     kept = dict(task.value)
     for key, child in task.value.items():

@@ -78,9 +78,8 @@ class HubSource(Settings):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.path):
             problems["path"] = f'"{self.path}" is not owner/name.'
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            problems["revision"] = (
-                f'"{self.revision}" is not a commit (40 hex digits). Copies on the Hub differ and change: pin one.'
-            )
+            told = "is not a commit (40 hex digits). Copies on the Hub differ and change: pin one."
+            problems["revision"] = f'"{self.revision}" {told}'
         if problems:
             raise FieldErrors(problems)
         return self

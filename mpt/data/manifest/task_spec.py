@@ -10,15 +10,8 @@ import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Handler
 
 from mpt.base.strict_yaml import FieldErrors, Settings
 from mpt.data.families.family import FAMILIES, Family, FamilyName, Metric
@@ -118,7 +111,7 @@ class TaskSpec(Settings):
     @property
     def counted_label(self) -> str | None:
         """The label whose F1 is the task's; None where no single label counts."""
-        return None
+        return getattr(self, "positive", None)
 
     @property
     def no_answer_limit(self) -> float | None:
@@ -131,10 +124,9 @@ class TaskSpec(Settings):
         return False
 
     def layout(self, name: str | None = None) -> Layout:
-        """How its files are laid out, for reading them and for writing predictions in the same form.
+        """How a file is laid out, for reading it and for writing predictions in the same form.
 
-        Args:
-            name: The file, relative to root; None stands for one whose gold is not read.
+        The file is named relative to root; None stands for one whose gold is not read.
 
         Raises:
             DataError: The manifest does not tell what it must about that file.
@@ -142,7 +134,7 @@ class TaskSpec(Settings):
         raise NotImplementedError
 
     @model_serializer(mode="wrap")
-    def _in_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _in_order(self, handler: Handler) -> dict[str, Any]:
         said = handler(self)
         return {name: said[name] for name in ORDER if name in said}
 
@@ -155,11 +147,10 @@ class TaskSpec(Settings):
 
     def _problems(self) -> dict[str, str]:
         """What its fields contradict, by field; every class adds its own."""
-        return source_problems(self) | _family_problems(self) | _stream_problems(self)
+        return _source_problems(self) | _family_problems(self) | _stream_problems(self)
 
 
-def source_problems(spec: TaskSpec) -> dict[str, str]:
-    """What is wrong with where its data lie and how they are divided."""
+def _source_problems(spec: TaskSpec) -> dict[str, str]:
     problems: dict[str, str] = {}
     files, hub = spec.files, spec.hub
     if (files is None) == (hub is None):
@@ -170,9 +161,8 @@ def source_problems(spec: TaskSpec) -> dict[str, str]:
         if fraction is not None and any(getattr(source, split) for source in (files, hub) if source):
             problems[f"{split}_fraction"] = f"a {split} split and {split}_fraction exclude each other. Keep one."
     if spec.dev_fraction is None and (files or hub) and not ((files and files.dev) or (hub and hub.dev)):
-        problems["files.dev" if files else "hub.dev"] = (
-            "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
-        )
+        told = "no dev split: give one, or dev_fraction (for example 0.1). mpt never takes one from train unasked."
+        problems["files.dev" if files else "hub.dev"] = told
     taken = spec.dev_fraction is not None or spec.test_fraction is not None
     if spec.dev_by == "document" and not (taken and spec.has_documents):
         problems["dev_by"] = (
@@ -211,7 +201,6 @@ def _family_problems(spec: TaskSpec) -> dict[str, str]:
 
 
 def _stream_problems(spec: TaskSpec) -> dict[str, str]:
-    """What needs all of train at once, of which a streamed task never has more than a file."""
     if not spec.streamed:
         return {}
     problems = {} if spec.files else {"streamed": "needs files: each file of files.train is read by itself."}

@@ -39,21 +39,14 @@ def template_problem(template: str, *, pair: bool) -> str | None:
 
 
 def verbalizer_problem(words: Mapping[str, str], labels: Sequence[str] | None) -> str | None:
-    """What is wrong with the words for labels, if anything.
-
-    Args:
-        words: Word of each label.
-        labels: The task's labels; None where the verbalizer itself lists them.
-    """
+    """What is wrong with the words for labels, if anything; without `labels`, the verbalizer itself lists them."""
     missing = [label for label in labels or () if label not in words]
     foreign = [label for label in words if labels is not None and label not in labels]
     blank = [label for label, word in words.items() if not word or word != word.strip()]
     repeated = sorted({word for word in words.values() if [*words.values()].count(word) > 1})
     if missing or foreign:
-        return (
-            f"needs one word for each of labels (without a word: {', '.join(missing) or 'none'}; not in labels: "
-            f"{', '.join(foreign) or 'none'}). Make them equal, or leave out labels."
-        )
+        told = f"without a word: {', '.join(missing) or 'none'}; not in labels: {', '.join(foreign) or 'none'}"
+        return f"needs one word for each of labels ({told}). Make them equal, or leave out labels."
     if blank:
         return f"the word of {', '.join(blank)} is empty or has spaces around it. Give the bare word."
     if repeated:
