@@ -52,7 +52,7 @@ OF_PARTS = {"kind", "parts", "specs"}
 STILL_BRANCHES = {"mpt/serving/peft_adapter.py"}
 STILL_FULL = {"mpt/data/formats", "mpt/experiments"}
 STILL_LONG = {"TaskSpec"}
-STILL_TWICE = {"Part", "TaskReport", "Report", "Run"}
+STILL_TWICE = {"Part", "Run"}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "os.system"}

@@ -30,10 +30,8 @@ class ShardSize:
 
     Attributes:
         units: Units of training.
-        pieces: Word pieces of all windows.
-        words: Words of all windows.
-        lengths: Different padded positions of its units, ascending.
-        counts: How many units have each of them.
+        pieces, words: Those of all windows.
+        lengths, counts: Different padded positions of its units, ascending, and how many units have each of them.
     """
 
     units: int

@@ -171,12 +171,9 @@ def tabulate(
 ) -> tuple[dict[str, Counts], Confusion]:
     """Arrange paired names as rows of counts and as a confusion table without its zeros.
 
-    A wrong pair is one fn of its gold name and one fp of its predicted name.
-
-    Args:
-        labels: The task's own, which name the first rows; what else occurs follows, sorted.
-        right: How many of each name are right.
-        pairs: How often each (gold name, predicted name) was met, right ones included; `NONE` for a missing one.
+    A wrong pair is one fn of its gold name and one fp of its predicted name. The task's labels name the first rows;
+    what else occurs follows, sorted. `right` counts the right ones of each name, `pairs` each (gold name, predicted
+    name), right ones included, with `NONE` for a missing one.
     """
     gold, predicted = Counter[str](), Counter[str]()
     for (wanted, found), count in pairs.items():

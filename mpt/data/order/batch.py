@@ -1,6 +1,6 @@
 """Windows to padded tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from mpt.data.order.plan import greedy_cuts
 from mpt.data.ragged import ranges
 from mpt.data.windows import EncodedSplit
 
@@ -21,8 +20,7 @@ class RowGroup:
     Attributes:
         slot: Whose task state they are computed with.
         tasks: Whose heads score their words: one, or several that share the slot.
-        rows: Their number.
-        words: Words to score in them.
+        rows, words: Their number, and that of the words to score in them.
     """
 
     slot: int
@@ -77,15 +75,7 @@ class Batch:
 def collate(
     split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int, tasks: Sequence[str] = (), slot: int = 0
 ) -> Batch:
-    """Pad the windows to the longest of them.
-
-    Args:
-        split: Holds them.
-        windows: Their numbers.
-        pad: Id of the piece that fills rows up.
-        tasks: Whose heads score them; none for a text that nobody scores.
-        slot: Whose task state they are computed with.
-    """
+    """Windows of a split, filled up with the piece `pad` to the longest of them; without tasks nobody scores them."""
     lengths = split.pieces_of(windows)
     longest = int(lengths.max())
     columns = np.arange(longest)
@@ -113,12 +103,7 @@ def collate(
 
 
 def mixed(batches: Sequence[Batch], *, pad: int) -> Batch:
-    """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside.
-
-    Args:
-        batches: Each padded to its own longest row.
-        pad: Id of the piece that fills rows up.
-    """
+    """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside."""
     longest = max(batch.input_ids_BS.shape[1] for batch in batches)
     segmented = any(batch.segments_BS is not None for batch in batches)
     widths = [torch.ones_like(it.words_M) if it.widths_M is None else it.widths_M for it in batches]
@@ -160,15 +145,6 @@ def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[
         return None
     units = split.units_of(windows)
     return torch.from_numpy(np.cumsum(np.diff(units, prepend=units[:1]) != 0))
-
-
-def evaluation_batches(
-    split: EncodedSplit, windows: Int64[np.ndarray, " n"], *, tokens: int
-) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The windows once each, longest last, in groups of at most `tokens` padded positions."""
-    lengths = split.pieces_of(windows)
-    order = np.argsort(lengths, kind="stable")
-    yield from np.split(windows[order], greedy_cuts(lengths[order], tokens))
 
 
 def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:
