@@ -83,8 +83,7 @@ class Preempted(Exception):
 def merged(errors: Sequence[MptError]) -> MptError:
     """Join several errors into one that lists all their problems, each once."""
     problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
-    kinds = {type(error) for error in errors}
-    return (kinds.pop() if len(kinds) == 1 else DataError)(problems)
+    return (type(errors[0]) if len(set(map(type, errors))) == 1 else DataError)(problems)
 
 
 def placed(error: MptError, place: str) -> DataError:

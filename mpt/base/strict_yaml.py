@@ -55,10 +55,9 @@ class Settings(BaseModel):
 
 
 class FieldErrors(ValueError):
-    """Raise it in a model's validator to report several problems, each at its own field.
+    """Raise it in a model's validator to report several problems: what is wrong and what to do, by field.
 
-    Args:
-        problems: Field of that model, dotted if deeper, to what is wrong and what to do. The empty field is the model.
+    A field of that model is dotted if it lies deeper; the empty one is the model.
     """
 
     def __init__(self, problems: dict[str, str]) -> None:
@@ -158,11 +157,9 @@ def _describe(errors: list[ErrorDetails], model: type[BaseModel], root: Node) ->
 
 
 def _follow(root: Node, error: ErrorDetails, model: type[BaseModel]) -> tuple[Node, tuple[str | int, ...], str | None]:
-    """Walk from the root to the value an error is about.
+    """The deepest existing value on the way to what an error is about, the path to the first union, and its branch.
 
-    Returns:
-        The deepest value that exists, the path to the first union on the way, and the branch of that union (both are
-        names that pydantic puts into a location, although the file holds no such key).
+    A branch is a name that pydantic puts into a location, although the file holds no such key.
     """
     node, prefix, branch = root, (), None
     for item in _walk(model, error["loc"])[1]:

@@ -71,10 +71,7 @@ def read_tasks(
 ) -> tuple[list[EncodedTask], list[str]]:
     """Load tasks of a manifest as word pieces, one after the other: only one is ever held as sentences.
 
-    See `mpt.data.tasks.load_tasks` for names and splits. Where tasks are `kept`, they are tokenised once.
-
-    Returns:
-        The tasks in the order of the manifest, and what a user should know about them.
+    Where tasks are `kept`, they are tokenised once. See `mpt.data.tasks.load_tasks` for all else.
 
     Raises:
         MptError: With the problems of all tasks and all files.

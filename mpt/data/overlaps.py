@@ -43,11 +43,8 @@ def find_overlaps(tasks: Sequence[Task]) -> list[Overlap]:
     """Compare every dev and test split with every train split, and dev with test and train with itself in each task.
 
     Case and words without a letter or digit are passed over; sentences of fewer than `MIN_WORDS` others are not
-    compared.
-
-    Returns:
-        Overlaps that exist: first those of dev and test with train of the same task, then with train of other tasks,
-        then between dev and test, then repetitions within train.
+    compared. Overlaps of dev and test with train of the same task come first, then with train of other tasks, then
+    those between dev and test, then repetitions within train.
     """
     splits: dict[_Part, Sequence[Example]] = {
         (task.name, split): sentences for task in tasks for split, sentences in task.splits.items()

@@ -45,10 +45,9 @@ class Task:
 def load_tasks(
     manifest: Manifest, *, names: Sequence[str] | None = None, splits: Sequence[Split] = ("train", "dev")
 ) -> tuple[list[Task], list[str]]:
-    """Load tasks of a manifest (None: all that are enabled), less a test split that a task does not declare.
+    """Tasks of a manifest (None: all that are enabled), and what a user should know of them, in the manifest's order.
 
-    Returns:
-        The tasks and what a user should know about them, both in the order of the manifest.
+    A test split that a task does not declare is left out of that task.
 
     Raises:
         MptError: With the problems of all tasks and all files.
@@ -86,10 +85,7 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
 def task_files(
     manifest: Manifest, name: str, splits: Sequence[Split]
 ) -> tuple[dict[Split, dict[str, Path]], dict[str, str]]:
-    """Find the files behind some splits of a task and hash them.
-
-    Returns:
-        Files of each split, and the SHA-256 of every file, both by path relative to root; nothing for data of the Hub.
+    """Files of some splits of a task, and the SHA-256 of every file, by path below root; nothing for data of the Hub.
 
     Raises:
         MptError: A file is not there, or is not what the manifest says.

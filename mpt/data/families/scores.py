@@ -92,8 +92,7 @@ class LabelScore:
         rows: Counts by entity type, or by tag, in label order.
         confusion: Gold name, then predicted name, then count; of spans over pairs, whether or not their borders are
             right, with `NONE` for a missing partner.
-        sentences: Sentences scored.
-        words: Words scored.
+        sentences, words: How many were scored.
         errors: Categories of the wrong spans; None where words are scored.
         with_predicates: Counts over all spans as they are tagged, the predicate's own and every piece of an argument
             for itself; None but for `srl_f1`.

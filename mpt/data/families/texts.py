@@ -193,9 +193,8 @@ class Frame:
 def plain_frame(word_pieces: WordPieces, count: int) -> Frame:
     """One or two texts as the tokenizer puts them, scored at the first piece, or at the last of a causal backbone."""
     between = (word_pieces.between,) if count == 2 else ()
-    fixed = (word_pieces.prefix, *between, word_pieces.suffix)
     return Frame(
-        fixed=fixed,
+        fixed=(word_pieces.prefix, *between, word_pieces.suffix),
         order=tuple(range(count)),
         spaces=("",) * count,
         scored=(count, len(word_pieces.suffix) - 1) if word_pieces.last_piece else (0, 0),

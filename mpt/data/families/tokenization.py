@@ -222,11 +222,7 @@ class _Words:
     """
 
     def __init__(
-        self,
-        sentences: Sequence[Sentence],
-        word_pieces: WordPieces,
-        predicate: PredicateMark | None,
-        findings: "_Findings",
+        self, sentences: Sequence[Sentence], word_pieces: WordPieces, mark: PredicateMark | None, findings: "_Findings"
     ) -> None:
         self.sentence_starts = starts_of(np.array([len(sentence.words) for sentence in sentences]))
         numbers: dict[str, int] = {}
@@ -242,12 +238,12 @@ class _Words:
         starts[sizes == 0] = len(encoding.ids)
         self.starts = starts[which]
         self.predicates = self.sentence_starts[:-1]
-        if predicate is not None:
+        if mark is not None:
             self.predicates = self.predicates + np.array([it.predicate or 0 for it in sentences], dtype=np.int64)
         self.rooms = np.full(len(sentences), word_pieces.room)
         self.reminders = np.zeros(len(sentences), dtype=np.int64)
         self.counts = np.clip(sizes, 1, word_pieces.room)[which]
-        if predicate == "suffix":
+        if mark == "suffix":
             between = len(word_pieces.between)
             half = (word_pieces.room - between + 1) // 2  # a predicate so long is told as a word that is cut
             self.reminders = between + np.minimum(self.counts[self.predicates], half)
@@ -283,10 +279,8 @@ class _Findings:
 
     def __init__(self, *, room: int, predicate: PredicateMark | None) -> None:
         self.room = f"{room} word pieces" + (" less those of the predicate" if predicate == "suffix" else "")
-        self.without_piece: list[str] = []
-        self.windowed: list[str] = []
-        self.cut_words: list[str] = []
-        self.unmarked: list[str] = []
+        self.without_piece, self.cut_words = list[str](), list[str]()
+        self.windowed, self.unmarked = list[str](), list[str]()
 
     def add(self, sentences: Sequence[Sentence], words: _Words, sizes: Int64[np.ndarray, " words"]) -> None:
         """Note what stands out among some sentences, given how many pieces the tokenizer made of each word."""

@@ -106,27 +106,25 @@ def mixed(batches: Sequence[Batch], *, pad: int) -> Batch:
     """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside."""
     longest = max(batch.input_ids_BS.shape[1] for batch in batches)
     segmented = any(batch.segments_BS is not None for batch in batches)
+    segments = [_or_all(it.segments_BS, it, 0) for it in batches]
     widths = [torch.ones_like(it.words_M) if it.widths_M is None else it.widths_M for it in batches]
     first_rows = np.cumsum([0, *(len(batch.input_ids_BS) for batch in batches)])
-    masks = [_widened(_mask(batch), longest, False) for batch in batches]
-    mask = torch.cat(masks)
+    masks = [_or_all(it.attention_mask_BS, it, 1).bool() for it in batches]
+    mask = torch.cat([_widened(own, longest, False) for own in masks])
     return Batch(
         input_ids_BS=torch.cat([_widened(batch.input_ids_BS, longest, pad) for batch in batches]),
         attention_mask_BS=None if bool(mask.all()) else mask,
         words_M=torch.cat([_moved(it, int(row), longest) for it, row in zip(batches, first_rows, strict=False)]),
         labels_M=None,
         widths_M=torch.cat(widths) if any(batch.widths_M is not None for batch in batches) else None,
-        segments_BS=torch.cat([_widened(_segments(it), longest, 0) for it in batches]) if segmented else None,
+        segments_BS=torch.cat([_widened(own, longest, 0) for own in segments]) if segmented else None,
         rows=tuple(group for batch in batches for group in batch.rows),
     )
 
 
-def _mask(batch: Batch) -> Bool[Tensor, "B S"]:
-    return torch.ones_like(batch.input_ids_BS, dtype=torch.bool) if (it := batch.attention_mask_BS) is None else it
-
-
-def _segments(batch: Batch) -> Int64[Tensor, "B S"]:
-    return torch.zeros_like(batch.input_ids_BS) if batch.segments_BS is None else batch.segments_BS
+def _or_all(values_BS: Tensor | None, batch: Batch, value: int) -> Tensor:
+    """Values of a batch's pieces, or where it has none one value for all."""
+    return torch.full_like(batch.input_ids_BS, value) if values_BS is None else values_BS
 
 
 def _widened(values_BS: Tensor, columns: int, value: int) -> Tensor:

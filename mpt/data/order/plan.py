@@ -77,15 +77,10 @@ class StreamSize:
 
 
 class Plan:
-    """The order of a whole run.
+    """The order of a whole run over the tasks of a mixture, whose rates sum to 1; the seed names it.
 
-    Args:
-        tasks: The tasks of the mixture; their rates sum to 1.
-        seed: Names the order.
-        tokens: Word-piece positions of a micro-batch at most, padding included. A longer window is a micro-batch of
-            its own.
-        micro_batches: Micro-batches of a step.
-        tasks_per_step: Draws of a step; divides `micro_batches`.
+    A micro-batch has at most `tokens` word-piece positions, padding included; a longer window is a micro-batch of its
+    own. The draws of a step, `tasks_per_step`, share its micro-batches evenly.
     """
 
     def __init__(
@@ -159,10 +154,7 @@ class TaskOrder:
         self, name: str, pieces: Integer[np.ndarray, " windows"], *, seed: int, tokens: int, pools: int | None = None
     ) -> None:
         assert len(pieces), f"task {name} has no windows"
-        self.name = name
-        self.pieces = pieces
-        self.seed = seed
-        self.tokens = tokens
+        self.name, self.pieces, self.seed, self.tokens = name, pieces, seed, tokens
         self._pools = pools or max(1, round(int(pieces.sum()) / (POOL_MICRO_BATCHES * tokens)))
         self._ends: list[int] = []  # micro-batches up to the end of each epoch
         self._epoch: tuple[int, _Epoch] | None = None
@@ -232,8 +224,7 @@ class StreamOrder:
     """
 
     def __init__(self, task: StreamSize, *, seed: int, tokens: int) -> None:
-        self.task = task
-        self.seed = seed
+        self.task, self.seed = task, seed
         self._starts = starts_of(np.array([shard.units for shard in task.shards]))
         counts = [1 + len(greedy_cuts(np.repeat(shard.lengths, shard.counts), tokens)) for shard in task.shards]
         self._counts = np.array(counts, dtype=np.int64)
@@ -255,8 +246,7 @@ class StreamOrder:
         order = self._order[1]
         ends = np.cumsum(self._counts[order])
         place = int(np.searchsorted(ends, within, side="right"))
-        shard = int(order[place])
-        count = int(self._counts[shard])
+        shard, count = int(order[place]), int(self._counts[order[place]])
         first = epoch * count + within - (int(ends[place]) - count)
         return self._shard(shard)[0].batch(first) + self._starts[shard]
 
