@@ -96,9 +96,6 @@ def _task(kinds: Sequence[str], splits: Mapping[Split, tuple[Sentence, ...]]) ->
     spec = task_spec(declared)
     return Task(
         name="bc5cdr_wnut17",
-        family=spec.family,
-        scheme=spec.tag_scheme,
-        metric=spec.metric,
         labels=spec.kind.tags(kinds),
         splits=splits,
         digests={},

@@ -166,9 +166,6 @@ def synthetic_task(number: int, sentences: int, pieces: int) -> Task:
     )
     return Task(
         name=f"task{number}",
-        family=spec.family,
-        scheme=spec.tag_scheme,
-        metric=spec.metric,
         labels=LABELS,
         splits={"train": train},
         digests={},

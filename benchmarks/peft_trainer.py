@@ -36,7 +36,8 @@ from mpt.data.example import sentences_of
 from mpt.data.families.decode import decode_many
 from mpt.data.families.metrics import score
 from mpt.data.families.tokenization import encode
-from mpt.data.order.batch import collate, evaluation_batches, word_rows
+from mpt.data.order.batch import collate, word_rows
+from mpt.data.order.plan import length_groups
 from mpt.data.windows import EncodedSplit
 from mpt.evaluation.scoring import batch_tokens
 from mpt.model.backbone.backbone import load_backbone
@@ -174,7 +175,7 @@ def span_f1(model: nn.Module, corpus: Corpus, split: EncodedSplit, *, pad: int, 
     scores = np.zeros((len(split.positions), len(labels)), dtype=np.float32)
     model.eval()
     with torch.inference_mode():
-        for windows in evaluation_batches(split, np.arange(len(split)), tokens=batch_tokens(device)):
+        for windows in length_groups(split.window_pieces, tokens=batch_tokens(device)):
             batch = collate(split, windows, pad=pad).to(device)
             ids, mask = batch.input_ids_BS, batch.attention_mask_BS
             mask = torch.ones_like(ids) if mask is None else mask.long()

@@ -37,10 +37,8 @@ class DiskCache:
     Attributes:
         folder: Where the entries are; made when it is missing.
         max_bytes: Size of all entries together; the longest unused make room for new ones.
-        name: What the cache is called in notices.
-        content: What an entry is called in notices, in the plural.
-        instead: What happens without an entry.
-        setting: The setting behind `max_bytes`.
+        name, content, instead, setting: For notices: what the cache is called, what an entry is called in the plural,
+            what happens without one, and the setting behind `max_bytes`.
     """
 
     folder: Path
@@ -51,11 +49,7 @@ class DiskCache:
     setting: str
 
     def find(self, about: About, read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
-        """Look an entry up.
-
-        Args:
-            about: What it must be a function of.
-            read: Opens the files of its folder.
+        """Look an entry up by what it is a function of, and open the files of its folder.
 
         Returns:
             What `read` made of it, or None when there is no such entry, it is damaged (then it is removed) or the cache
@@ -76,19 +70,19 @@ class DiskCache:
     def add(
         self, about: About, size: int, write: Callable[[Path], None], read: Callable[[Path], T]
     ) -> tuple[T | None, list[str]]:
-        """Make an entry; another process may be first, which is as good.
+        """Make an entry of `size` bytes, whose files are written into a folder, flushed to disk and opened.
 
-        Args:
-            about: What it is a function of.
-            size: Bytes that it takes.
-            write: Writes its files into a folder, flushed to disk.
-            read: Opens them.
+        Another process may be first, which is as good.
 
         Returns:
             What `read` made of it, or None when it cannot be kept, and notices that say why.
         """
         if size > self.max_bytes:
-            return None, [self._too_large(size)]
+            many, few = (f"{value / 2**20:,.0f} MiB" for value in (size, self.max_bytes))
+            told = (
+                f"{self.content}, {many}, exceed the cache's {few}; {self.instead}. Raise {self.setting} to keep them."
+            )
+            return None, [f"{self.folder}: {told}"]
         path = self._path(about)
         try:
             self._make_room(size)
@@ -123,12 +117,6 @@ class DiskCache:
 
     def _unusable(self, error: OSError) -> str:
         return f"{self.folder}: the {self.name} cannot be used ({error.strerror or error}); {self.instead}."
-
-    def _too_large(self, needed: int) -> str:
-        return (
-            f"{self.folder}: {self.content}, {needed / 2**20:,.0f} MiB, exceed the cache's "
-            f"{self.max_bytes / 2**20:,.0f} MiB; {self.instead}. Raise {self.setting} to keep them."
-        )
 
 
 def _discard(path: Path) -> None:

@@ -65,13 +65,7 @@ class LaunchError(MptError):
 
 
 class PeerError(Exception):
-    """Another rank has failed, and tells it itself.
-
-    Args:
-        rank: Which.
-        told: What it tells.
-        status: Its exit status.
-    """
+    """Another rank has failed, and tells it itself; `status` is its exit status."""
 
     def __init__(self, rank: int, told: str, status: int) -> None:
         self.rank, self.status = rank, status
@@ -79,12 +73,7 @@ class PeerError(Exception):
 
 
 class Preempted(Exception):
-    """Training ended for a signal, at a step boundary and with everything saved.
-
-    Args:
-        step: Steps done.
-        signal: Number of the signal.
-    """
+    """Training ended for a signal (its number), after some steps and with everything saved."""
 
     def __init__(self, step: int, signal: int) -> None:
         self.step, self.signal = step, signal
@@ -94,8 +83,7 @@ class Preempted(Exception):
 def merged(errors: Sequence[MptError]) -> MptError:
     """Join several errors into one that lists all their problems, each once."""
     problems = list(dict.fromkeys(problem for error in errors for problem in error.problems))
-    kinds = {type(error) for error in errors}
-    return (kinds.pop() if len(kinds) == 1 else DataError)(problems)
+    return (type(errors[0]) if len(set(map(type, errors))) == 1 else DataError)(problems)
 
 
 def placed(error: MptError, place: str) -> DataError:

@@ -10,11 +10,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from mpt.base.strict_yaml import FieldErrors, Settings
 
 Positive = Annotated[int, Field(ge=1)]
-
-
 Dtype = Literal["auto", "bfloat16", "float32"]
-
-
 Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 PartKind = Literal["prompt", "low_rank", "input", "weights"]
@@ -215,10 +211,6 @@ class StageSettings(Settings):
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
         if self.optimizer.warmup_steps >= self.training.steps:
-            raise FieldErrors(
-                {
-                    "optimizer.warmup_steps": f"{self.optimizer.warmup_steps} is not below training.steps "
-                    f"({self.training.steps}). Train longer or warm up less."
-                }
-            )
+            found = f"{self.optimizer.warmup_steps} is not below training.steps ({self.training.steps})"
+            raise FieldErrors({"optimizer.warmup_steps": f"{found}. Train longer or warm up less."})
         return self

@@ -27,26 +27,18 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_PROBLEMS = 20
 MAX_SHOWN = 60  # characters of a user's value in a message
-_NOUNS = {
-    "string_type": "text",
-    "path_type": "a path",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "none_required": "null",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "set_type": "a list",
-    "frozen_set_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "dataclass_type": "a mapping",
+_KINDS = {
+    "text": ("string_type",),
+    "a path": ("path_type",),
+    "a whole number": ("int_type", "int_parsing", "int_from_float"),
+    "a number": ("float_type", "float_parsing"),
+    "a finite number": ("finite_number",),
+    "true or false": ("bool_type",),
+    "null": ("none_required",),
+    "a list": ("list_type", "tuple_type", "set_type", "frozen_set_type"),
+    "a mapping": ("dict_type", "model_type", "model_attributes_type", "dataclass_type"),
 }
+_NOUNS = {kind: noun for noun, kinds in _KINDS.items() for kind in kinds}
 _BOUNDS = {
     "greater_than": ("must be above {}", "gt"),
     "greater_than_equal": ("must be at least {}", "ge"),
@@ -63,10 +55,9 @@ class Settings(BaseModel):
 
 
 class FieldErrors(ValueError):
-    """Raise it in a model's validator to report several problems, each at its own field.
+    """Raise it in a model's validator to report several problems: what is wrong and what to do, by field.
 
-    Args:
-        problems: Field of that model, dotted if deeper, to what is wrong and what to do. The empty field is the model.
+    A field of that model is dotted if it lies deeper; the empty one is the model.
     """
 
     def __init__(self, problems: dict[str, str]) -> None:
@@ -89,14 +80,9 @@ def load_model(
     overrides: Sequence[str] = (),
     kind: str = "configuration",
 ) -> M:
-    """Read a YAML file into a settings object.
+    """Read a YAML file, which messages call a `kind`, into a settings object; None leaves every field at its default.
 
-    Args:
-        path: The file; None stands for an empty one, which leaves every field at its default.
-        model: What it must hold; derive it from `Settings`.
-        error: Class of the error to raise.
-        overrides: `dotted.path=value` assignments made after reading; the value is YAML.
-        kind: What the file is called in messages.
+    Overrides are `dotted.path=value` assignments made after reading; the value is YAML.
 
     Raises:
         MptError: Of class `error`, with every problem of the file and of the overrides.
@@ -171,11 +157,9 @@ def _describe(errors: list[ErrorDetails], model: type[BaseModel], root: Node) ->
 
 
 def _follow(root: Node, error: ErrorDetails, model: type[BaseModel]) -> tuple[Node, tuple[str | int, ...], str | None]:
-    """Walk from the root to the value an error is about.
+    """The deepest existing value on the way to what an error is about, the path to the first union, and its branch.
 
-    Returns:
-        The deepest value that exists, the path to the first union on the way, and the branch of that union (both are
-        names that pydantic puts into a location, although the file holds no such key).
+    A branch is a name that pydantic puts into a location, although the file holds no such key.
     """
     node, prefix, branch = root, (), None
     for item in _walk(model, error["loc"])[1]:
@@ -199,8 +183,8 @@ def _union_messages(branches: dict[str, list[ErrorDetails]], model: type[BaseMod
     if right_kind:
         return [message for error in right_kind for message in _messages(error, model, root)]
     node = _follow(root, flat[0], model)[0]
-    nouns = list(dict.fromkeys(filter(None, map(_noun, flat))))
-    expected = f"{', '.join(nouns[:-1])} or {nouns[-1]}" if len(nouns) > 1 else nouns[0]
+    *others, last = dict.fromkeys(filter(None, map(_noun, flat)))
+    expected = f"{', '.join(others)} or {last}" if others else last
     return [f"{node.location}: expected {expected}, got {_shown(node)}."]
 
 
@@ -251,9 +235,8 @@ def _reason(error: ErrorDetails, node: Node) -> str:
         text, key = _BOUNDS[kind]
         return f"{text.format(f'{context[key]:g}')}, got {_shown(node)}."
     if kind in ("too_short", "too_long"):
-        most = kind == "too_long"
-        bound = context["max_length" if most else "min_length"]
-        return f"needs at {'most' if most else 'least'} {bound}, has {context['actual_length']}."
+        bound = f"least {context['min_length']}" if kind == "too_short" else f"most {context['max_length']}"
+        return f"needs at {bound}, has {context['actual_length']}."
     if kind == "string_pattern_mismatch":
         return f"{_shown(node)} does not fit the pattern {context['pattern']}."
     noun = _NOUNS.get(kind)
@@ -300,10 +283,7 @@ def _advice(key: str, known: list[str], parent: Node) -> str:
 
 
 def _fields(model: type[BaseModel], loc: Iterable[str | int]) -> dict[str, list[Any]]:
-    """Return the fields of the model at a location, of several models where a union leaves it open.
-
-    Each has its name and what a file may call it.
-    """
+    """What files may call each field of the model at a location, of several models where a union leaves it open."""
     models = filter(_is_model, _walk(model, loc)[0])
     return {name: _names(name, field) for found in models for name, field in found.model_fields.items()}
 

@@ -12,15 +12,7 @@ from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
-    AliasEvent,
-    DocumentStartEvent,
-    Event,
-    MappingStartEvent,
-    NodeEvent,
-    ScalarEvent,
-    SequenceStartEvent,
-)
+from ruamel.yaml.events import AliasEvent, DocumentStartEvent, Event, NodeEvent, ScalarEvent, SequenceStartEvent
 
 from mpt.base.errors import MptError, did_you_mean
 
@@ -132,10 +124,7 @@ class _Reader:
     """Turns the events of the YAML parser into a tree, and notes what is not allowed."""
 
     def __init__(self, text: str, *, name: str, error: type[MptError], kind: str, root: str = "") -> None:
-        self.name = name
-        self.error = error
-        self.kind = kind
-        self.root = root
+        self.name, self.error, self.kind, self.root = name, error, kind, root
         self.problems: list[str] = []
         self.anchors: dict[str, Node] = {}
         self.events = self._parse(text)
@@ -183,11 +172,9 @@ class _Reader:
             self.problems.append(f"{where}: {path}: tag {tag} is not allowed. Remove it; quote text that needs it.")
         if isinstance(event, ScalarEvent):
             node = self._scalar(event, where, path)
-        elif isinstance(event, SequenceStartEvent):
-            node = self._list(stream, where, path, depth)
         else:
-            assert isinstance(event, MappingStartEvent), event
-            node = self._mapping(stream, where, path, depth)
+            read = self._list if isinstance(event, SequenceStartEvent) else self._mapping
+            node = read(stream, where, path, depth)
         if node.size > MAX_VALUES:
             self._fail(where, f"more than {MAX_VALUES} values once aliases are expanded.")
         if event.anchor:
@@ -208,8 +195,7 @@ class _Reader:
         return Node(value=items, where=where, path=path, size=1 + sum(item.size for item in items))
 
     def _mapping(self, stream: Iterator[Event], where: str, path: str, depth: int) -> Node:
-        children: dict[str, Node] = {}
-        keys: dict[str, str] = {}
+        children, keys = dict[str, Node](), dict[str, str]()
         for event in _until_end(stream):
             key, at = self._key(event, stream, depth)
             child_path = f"{path}.{key}" if path else key
@@ -226,9 +212,8 @@ class _Reader:
         if isinstance(node.value, dict | list):
             self._fail(node.where, f"a key must be text, this is {_kind_of(node)}.")
         if not isinstance(node.value, str):
-            self.problems.append(
-                f'{node.where}: key {node.text} is {_kind_of(node)}, not text. Quote it: "{node.text}".'
-            )
+            told = f'key {node.text} is {_kind_of(node)}, not text. Quote it: "{node.text}".'
+            self.problems.append(f"{node.where}: {told}")
         if node.plain and node.value == "<<":
             self._fail(node.where, "merge keys (<<) are not YAML 1.2. Write the fields out.")
         return node.text, node.where
@@ -277,9 +262,8 @@ def _override(root: Node, override: str, *, error: type[MptError], problems: lis
     path, equals, text = override.partition("=")
     path = path.strip()
     if not equals or not all(path.split(".")):
-        problems.append(
-            f"--set {override}: expected dotted.path=value, for example --set optimizer.learning_rate=3e-2."
-        )
+        example = "for example --set optimizer.learning_rate=3e-2"
+        problems.append(f"--set {override}: expected dotted.path=value, {example}.")
         return root
     if not text.strip():
         problems.append(f'--set {path}: the value is missing. Write {path}=null or {path}="" if that is meant.')
@@ -298,9 +282,8 @@ def _assign(node: Node, keys: list[str], value: Node, problems: list[str]) -> No
     if not keys:
         return value
     if not isinstance(node.value, dict):
-        problems.append(
-            f"{value.where}: {node.path} is {_kind_of(node)}, it has no {keys[0]}. Set {node.path} as a whole."
-        )
+        told = f"{node.path} is {_kind_of(node)}, it has no {keys[0]}. Set {node.path} as a whole."
+        problems.append(f"{value.where}: {told}")
         return node
     path = f"{node.path}.{keys[0]}" if node.path else keys[0]
     child = node.value.get(keys[0], Node(value={}, where=value.where, path=path))

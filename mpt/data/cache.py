@@ -32,15 +32,13 @@ from mpt.data.manifest.files import find_files
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.source_spec import Files
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
-from mpt.data.tasks import Task, chosen_names, load_task, make_task, task_files
+from mpt.data.tasks import Task, chosen_names, load_task, task_files
 from mpt.data.windows import EncodedSplit, Passages, Places
 
 TEXT = "text.safetensors"
 FACTS = "facts"
-UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"} | {
-    "max_answer",
-    "no_answer_above",
-}
+UNREAD = {"license", "citation", "sha256", "enabled", "shots", "max_epochs", "rate", "loss_weight"}
+UNREAD |= {"max_answer", "no_answer_above"}
 """Fields of a declaration that change nothing of what is read."""
 
 NOTICES_SHOWN = 5  # of a streamed task, which may have thousands of files
@@ -73,25 +71,21 @@ def read_tasks(
 ) -> tuple[list[EncodedTask], list[str]]:
     """Load tasks of a manifest as word pieces, one after the other: only one is ever held as sentences.
 
-    Args:
-        manifest: Declares them.
-        word_pieces: The backbone's tokenizer.
-        names: Which of them; None is all that are enabled.
-        splits: Which splits. A test split that a task does not declare is left out of that task.
-        kept: Where tasks are kept; None reads and tokenises every time.
-
-    Returns:
-        The tasks in the order of the manifest, and what a user should know about them.
+    Where tasks are `kept`, they are tokenised once. See `mpt.data.tasks.load_tasks` for all else.
 
     Raises:
         MptError: With the problems of all tasks and all files.
     """
     how = {} if kept is None else _how(word_pieces)
 
+    def encoded(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[EncodedTask, list[str]]:
+        task, notices = load_task(manifest, name, splits=splits)
+        encoded, said = encode_task(task, word_pieces)
+        return encoded, notices + said
+
     def read_from(manifest: Manifest, name: str, splits: Sequence[Split]) -> tuple[EncodedTask, list[str]]:
-        if kept is None:
-            return _encoded(manifest, name, splits, word_pieces)
-        return _kept(manifest, name, splits, word_pieces, kept, how)
+        read = encoded if kept is None else partial(_kept, encoded=encoded, kept=kept, how=how)
+        return read(manifest, name, splits)
 
     def read(name: str) -> tuple[EncodedTask, list[str]]:
         if manifest.spec(name).streamed:
@@ -140,21 +134,8 @@ def _streamed(manifest: Manifest, name: str, splits: Sequence[Split], read: Read
     return encoded, notices + [notice for _, said in others for notice in said]
 
 
-def _encoded(
-    manifest: Manifest, name: str, splits: Sequence[Split], word_pieces: WordPieces
-) -> tuple[EncodedTask, list[str]]:
-    task, notices = load_task(manifest, name, splits=splits)
-    encoded, said = encode_task(task, word_pieces)
-    return encoded, notices + said
-
-
 def _kept(
-    manifest: Manifest,
-    name: str,
-    splits: Sequence[Split],
-    word_pieces: WordPieces,
-    kept: DiskCache,
-    how: Mapping[str, Any],
+    manifest: Manifest, name: str, splits: Sequence[Split], encoded: Read, kept: DiskCache, how: Mapping[str, Any]
 ) -> tuple[EncodedTask, list[str]]:
     """The task of an entry, made now if need be."""
     _, digests = task_files(manifest, name, splits)
@@ -171,10 +152,10 @@ def _kept(
     found, troubles = kept.find(about, read)
     if found is not None:
         return found[0], found[1] + troubles
-    task, notices = _encoded(manifest, name, splits, word_pieces)
+    task, notices = encoded(manifest, name, splits)
     if task_files(manifest, name, splits)[1] == digests:  # nobody wrote to a file since it was hashed
         content = _content(task, notices)
-        entry, said = kept.add(about, len(content), partial(_write, content=content), read)
+        entry, said = kept.add(about, len(content), lambda folder: write_durable(folder / TEXT, content), read)
         troubles += said
         if entry is not None:
             task = entry[0]
@@ -222,16 +203,12 @@ def _taken_apart(value: Any, name: str, arrays: _Arrays) -> Any:
     return None
 
 
-def _write(folder: Path, *, content: bytes) -> None:
-    write_durable(folder / TEXT, content)
-
-
 def _read(folder: Path, *, name: str, spec: TaskSpec, digests: dict[str, str]) -> tuple[EncodedTask, list[str]]:
     """Map an entry's arrays, which the file's tensors share their memory with."""
     with safe_open(folder / TEXT, framework="pt") as file:
         arrays: _Arrays = {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118 (no mapping)
     facts = json.loads(arrays[FACTS].tobytes())
-    task = make_task(name, spec, labels=facts["labels"], digests=digests)
+    task = Task(name=name, spec=spec, labels=tuple(facts["labels"]), digests=digests)
     splits = {split: _split(told, split, arrays) for split, told in facts["splits"].items()}
     return EncodedTask(task=task, splits=splits), facts["notices"]
 

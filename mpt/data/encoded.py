@@ -30,10 +30,8 @@ class ShardSize:
 
     Attributes:
         units: Units of training.
-        pieces: Word pieces of all windows.
-        words: Words of all windows.
-        lengths: Different padded positions of its units, ascending.
-        counts: How many units have each of them.
+        pieces, words: Those of all windows.
+        lengths, counts: Different padded positions of its units, ascending, and how many units have each of them.
     """
 
     units: int
@@ -57,12 +55,7 @@ def size_of(split: EncodedSplit) -> ShardSize:
 
 
 class Shards:
-    """The shards of one task.
-
-    Args:
-        sizes: Of each shard, in order.
-        read: Maps the word pieces of a shard; raises `DataError` when its file is not what it was.
-    """
+    """The shards of one task, which `read` maps; that raises `DataError` when a file is not what it was."""
 
     def __init__(self, sizes: Sequence[ShardSize], read: Callable[[int], EncodedSplit]) -> None:
         self.sizes = list(sizes)
@@ -121,10 +114,7 @@ class EncodedTask:
 
 
 def encode_task(task: Task, word_pieces: WordPieces) -> tuple[EncodedTask, list[str]]:
-    """Encode every split that a task was loaded with.
-
-    Returns:
-        The encoded task, and notices that begin with the task's name.
+    """Encode every split that a task was loaded with; notices begin with the task's name.
 
     Raises:
         DataError: See `TaskFamily.encode` and `label_pieces`; lists the problems of all splits.

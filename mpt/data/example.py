@@ -6,35 +6,45 @@ from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sentence:
-    """A sequence of words with its gold tags, and where it came from.
+class Located:
+    """Where an example comes from.
+
+    Attributes:
+        path: The file it was read from.
+        lines: Line number of each word of a sentence in that file, counted from 1, repeated where a line holds several;
+            of a text or a question the line that it begins in.
+        document: Number of its document or article in that file; None where the source declares none.
+    """
+
+    path: str
+    lines: tuple[int, ...]
+    document: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`file:line` of its beginning."""
+        return f"{self.path}:{self.lines[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentence(Located):
+    """A sequence of words with its gold tags.
 
     Attributes:
         words: The words as the file has them, never empty.
         tags: One tag a word: BIO2 for span tasks whatever the file's own scheme is, the tag itself for raw tasks. None
             when the text carries no labels (prediction).
-        path: The file it was read from.
-        lines: Line number of each word in that file, counted from 1. Formats with one sentence a line repeat it.
-        document: Number of document marks seen before it in that file; None where the source declares none.
         predicate: Index of the word that the tags are about, in tasks that have one; a sentence with several predicates
             is as many examples.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...] | None
-    path: str
-    lines: tuple[int, ...]
-    document: int | None = None
     predicate: int | None = None
-
-    @property
-    def where(self) -> str:
-        """`file:line` of the first word."""
-        return f"{self.path}:{self.lines[0]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextExample:
+class TextExample(Located):
     """Texts that are read whole, and what is right for them.
 
     Attributes:
@@ -42,21 +52,10 @@ class TextExample:
             pair of texts.
         tags: The label of a classified text, or the number of the right choice, counted from 0; one item. None when
             nothing is known (prediction).
-        path: The file it was read from.
-        lines: The line that it begins in, counted from 1; one item.
-        document: Number of the document it belongs to; None where the source declares none.
     """
 
     inputs: tuple[tuple[str, ...], ...]
     tags: tuple[str, ...] | None
-    path: str
-    lines: tuple[int, ...]
-    document: int | None = None
-
-    @property
-    def where(self) -> str:
-        """`file:line`."""
-        return f"{self.path}:{self.lines[0]}"
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(Located):
     """A question about a passage that may hold its answer.
 
     Attributes:
@@ -88,18 +87,12 @@ class Question:
         passage: What is read, exactly as in the file.
         answers: Accepted answers, any of which is right; empty where the passage holds none; None when nothing is
             known (prediction).
-        path: The file it was read from.
-        lines: The line that it begins in, counted from 1; one item.
-        document: Number of the article in its file.
     """
 
     id: str
     question: str
     passage: str
     answers: tuple[Answer, ...] | None
-    path: str
-    lines: tuple[int, ...]
-    document: int | None = None
 
     @property
     def where(self) -> str:

@@ -39,8 +39,8 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
         return list(spec.listed_labels)
     kinds = list(dict.fromkeys(kind for kind, _, _ in _labels(train, spec)))
     if not kinds:
-        where = manifest.locate("tasks", name)
-        raise DataError(f"{where}: no word of train has a label other than O. Are columns and label_map right?")
+        told = "no word of train has a label other than O. Are columns and label_map right?"
+        raise DataError(f"{manifest.locate('tasks', name)}: {told}")
     if spec.counted_label is not None and spec.counted_label not in kinds:
         raise DataError(f"{manifest.locate('tasks', name, 'positive')}: {not_a_label(spec.counted_label, kinds)}")
     return kinds
@@ -49,14 +49,7 @@ def label_kinds(manifest: Manifest, name: str, train: Sequence[Example]) -> list
 def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Sequence[str]) -> list[str]:
     """Treat labels that are not in the task's list as `on_unseen_label` says.
 
-    Args:
-        manifest: Declares the task.
-        name: The task.
-        sentences: Its splits; changed in place.
-        kinds: Its labels.
-
-    Returns:
-        What was dropped or set to O.
+    Splits are changed in place, given the task's labels; what was dropped or set to O is returned.
 
     Raises:
         DataError: The manifest wants an error; lists every unseen label with its first place and the line to paste.
@@ -70,17 +63,16 @@ def settle_unseen(manifest: Manifest, name: str, sentences: Examples, kinds: Seq
         raise DataError(_unseen_problems(manifest, name, unseen, kinds))
     notices: list[str] = []
     for split, found in unseen.items():
-        hit = {id(sentence) for _, sentence, _ in found}
-        names = ", ".join(dict.fromkeys(kind for kind, _, _ in found))
+        hit, gone = {id(sentence) for _, sentence, _ in found}, dict.fromkeys(label for label, *_ in found)
         if not hit:
             continue
         if spec.on_unseen_label == "drop_sentence":
             sentences[split] = [it for it in sentences[split] if id(it) not in hit]
-            notices.append(f"sentences dropped from {split}: {len(hit):,}, for labels that are not listed: {names}.")
+            done = f"sentences dropped from {split}: {len(hit):,}"
         else:
-            gone = dict.fromkeys(label for label, *_ in found)
             sentences[split] = [_relabelled(it, gone, spec) if id(it) in hit else it for it in sentences[split]]
-            notices.append(f"words of {split} set to O: {len(found):,}, for labels that are not listed: {names}.")
+            done = f"words of {split} set to O: {len(found):,}"
+        notices.append(f"{done}, for labels that are not listed: {', '.join(gone)}.")
     return notices
 
 
@@ -100,8 +92,7 @@ def _labels(sentences: Sequence[Example], spec: TaskSpec) -> Iterator[_Found]:
     label_of = spec.kind.label_of
     for sentence in sentences:
         for index, tag in enumerate(_tags(sentence)):
-            label = label_of(tag)
-            if label is not None:
+            if (label := label_of(tag)) is not None:
                 yield label, sentence, index
 
 

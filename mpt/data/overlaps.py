@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import product
 
 from mpt.data.example import Example, Sentence
 from mpt.data.manifest.task_spec import Split
@@ -15,11 +15,7 @@ _Key = tuple[str, ...]
 _Index = dict[_Key, Example]
 
 
-class _Part(NamedTuple):
-    """A split of a task."""
-
-    task: str
-    split: Split
+_Part = tuple[str, Split]  # a split of a task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +23,10 @@ class Overlap:
     """Sentences of one split that occur in another one, too.
 
     Attributes:
-        task: Task of the sentences that are counted.
-        split: Their split.
-        other_task: Task that holds them, too.
-        other_split: Its split. The same task and split: repetitions within it.
-        count: How many sentences of `split` are concerned.
-        of: How many it has.
-        first: `file:line` of the first of them.
-        other_first: `file:line` of its counterpart.
+        task, split: Where they are counted.
+        other_task, other_split: What holds them, too. The same task and split: repetitions within it.
+        count, of: How many sentences of `split` are concerned, and how many it has.
+        first, other_first: `file:line` of the first of them, and of its counterpart.
     """
 
     task: str
@@ -51,13 +43,12 @@ def find_overlaps(tasks: Sequence[Task]) -> list[Overlap]:
     """Compare every dev and test split with every train split, and dev with test and train with itself in each task.
 
     Case and words without a letter or digit are passed over; sentences of fewer than `MIN_WORDS` others are not
-    compared.
-
-    Returns:
-        Overlaps that exist: first those of dev and test with train of the same task, then with train of other tasks,
-        then between dev and test, then repetitions within train.
+    compared. Overlaps of dev and test with train of the same task come first, then with train of other tasks, then
+    those between dev and test, then repetitions within train.
     """
-    splits = {_Part(task.name, split): sentences for task in tasks for split, sentences in task.splits.items()}
+    splits: dict[_Part, Sequence[Example]] = {
+        (task.name, split): sentences for task in tasks for split, sentences in task.splits.items()
+    }
     indices = {part: _index(sentences) for part, sentences in splits.items()}
     found = (_compare(splits, indices, *pair) for pair in _pairs([task.name for task in tasks]))
     return [overlap for overlap in found if overlap is not None]
@@ -73,10 +64,10 @@ def _compare(
     if not shared:
         return None
     return Overlap(
-        task=part.task,
-        split=part.split,
-        other_task=other.task,
-        other_split=other.split,
+        task=part[0],
+        split=part[1],
+        other_task=other[0],
+        other_split=other[1],
         count=len(shared),
         of=len(splits[part]),
         first=shared[0][0].where,
@@ -87,31 +78,26 @@ def _compare(
 def _pairs(names: Sequence[str]) -> Iterator[tuple[_Part, _Part]]:
     """Which split is looked for in which, the gravest first."""
     judged: tuple[Split, ...] = ("dev", "test")
+    for name, split in product(names, judged):
+        yield (name, split), (name, "train")
+    for name, split, other in product(names, judged, names):
+        if other != name:
+            yield (name, split), (other, "train")
     for name in names:
-        for split in judged:
-            yield _Part(name, split), _Part(name, "train")
+        yield (name, "test"), (name, "dev")
     for name in names:
-        for split in judged:
-            yield from ((_Part(name, split), _Part(other, "train")) for other in names if other != name)
-    for name in names:
-        yield _Part(name, "test"), _Part(name, "dev")
-    for name in names:
-        yield _Part(name, "train"), _Part(name, "train")
+        yield (name, "train"), (name, "train")
 
 
 def _index(sentences: Sequence[Example]) -> _Index:
     """First sentence of each content."""
-    index: _Index = {}
-    for sentence in sentences:
-        key = _key(sentence)
-        if key:
-            index.setdefault(key, sentence)
-    return index
+    return {key: sentence for sentence in reversed(sentences) if (key := _key(sentence))}
 
 
 def _key(sentence: Example) -> _Key:
     """What two sentences are compared by; empty when they are too short to compare."""
     words = comparable(sentence.words)
-    if isinstance(sentence, Sentence) and sentence.predicate is not None:
-        return (*words, str(sentence.predicate)) if len(words) >= MIN_WORDS else ()
-    return words if len(words) >= MIN_WORDS else ()
+    if len(words) < MIN_WORDS:
+        return ()
+    predicate = sentence.predicate if isinstance(sentence, Sentence) else None
+    return words if predicate is None else (*words, str(predicate))

@@ -17,6 +17,11 @@ def ranges(starts: Int64[np.ndarray, " rows"], lengths: Int64[np.ndarray, " rows
     return np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
 
 
+def bounds_of(rows: Sequence[Int[np.ndarray, " n"]]) -> Int64[np.ndarray, " rows+1"]:
+    """Where each row starts once they are joined, and the total."""
+    return starts_of(np.array([len(row) for row in rows], dtype=np.int64))
+
+
 def joined(rows: Sequence[Int32[np.ndarray, " n"]]) -> Int32[np.ndarray, " total"]:
     """All rows, one after the other."""
     return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32)

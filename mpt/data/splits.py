@@ -54,13 +54,8 @@ def split_dev(
 ) -> tuple[list[Example], list[Example]]:
     """Divide sentences into train and dev, keeping comparable ones (or whole documents) on one side.
 
-    Groups are taken for dev in the order of their hash while that brings dev nearer to its share. Documents are few and
-    of uneven size, so their share is met only roughly.
-
-    Args:
-        sentences: All of them.
-        fraction: Share of the sentences that dev should get, in (0, 1).
-        by_document: Keep documents whole, instead of sentences that differ in case and punctuation only.
+    Groups are taken for dev in the order of their hash while that brings dev nearer to its fraction, in (0, 1), of the
+    sentences. Documents are few and of uneven size, so that theirs is met only roughly.
 
     Returns:
         Train and dev, each in the given order, neither of them empty.
@@ -72,9 +67,8 @@ def split_dev(
     sizes = Counter(keys)
     if len(sizes) < 2:
         kind = "document" if by_document else "different sentence"
-        raise DataError(
-            f"{sentences[0].path}: holds one {kind}, so no dev split can be taken from it. Give a dev file."
-        )
+        told = f"holds one {kind}, so no dev split can be taken from it. Give a dev file."
+        raise DataError(f"{sentences[0].path}: {told}")
     target = fraction * len(sentences)
     chosen: set[Hashable] = set()
     taken = 0

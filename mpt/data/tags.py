@@ -34,21 +34,13 @@ class Span:
 
 @lru_cache(maxsize=1 << 16)
 def split_tag(tag: str) -> tuple[str, str]:
-    """Split a tag at its first hyphen, so that `B-creative-work` gives `("B", "creative-work")`.
-
-    A tag without a hyphen is all prefix: `O` gives `("O", "")`.
-    """
+    """Split a tag at its first hyphen: `B-creative-work` gives `("B", "creative-work")`, and `O` gives `("O", "")`."""
     prefix, _, kind = tag.partition("-")
     return prefix, kind
 
 
 def check_tags(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, str]]:
-    """Find everything that a scheme does not allow in one sentence.
-
-    Returns:
-        Index and problem of each wrong tag, in order, at most one for each chunk; empty exactly when the tags are
-        well-formed.
-    """
+    """Index and problem of each tag of a sentence that a scheme does not allow, in order, at most one for a chunk."""
     if scheme == "raw":
         return [(index, "the tag is empty") for index, tag in enumerate(tags) if not tag]
     return undeclared_tags(tags, scheme) or [problem for problem, _ in _ill_formed(tags, scheme)]
@@ -62,11 +54,8 @@ def undeclared_tags(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, str]
 def to_bio(tags: Sequence[str], scheme: Scheme, repair: Repair = "error") -> tuple[str, ...]:
     """Convert the tags of one sentence to BIO2; raw tags are returned as they are.
 
-    Args:
-        tags: Tags in `scheme`.
-        scheme: Scheme of `tags`. Under io, two entities of one type that touch are one.
-        repair: What to do with an ill-formed chunk, such as one that begins with I- under iob2. `error` raises, `begin`
-            makes it an entity, as conlleval counts it, `drop` turns its words into O.
+    Under io, two entities of one type that touch are one. Of an ill-formed chunk, such as one that begins with I- under
+    iob2, `error` raises, `begin` makes an entity, as conlleval counts it, and `drop` turns its words into O.
 
     Raises:
         DataError: A tag does not belong to the scheme, or is ill-formed and `repair` is `error`.

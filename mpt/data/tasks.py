@@ -5,12 +5,11 @@ declared to come out of train, and says what it did in notices.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mpt.base.errors import DataError, every, placed
 from mpt.data.example import Example
-from mpt.data.families.family import Metric
 from mpt.data.formats.layouts import read_file
 from mpt.data.formats.source import SourceFormat
 from mpt.data.formats.tables import read_hub
@@ -21,7 +20,6 @@ from mpt.data.manifest.format_specs import ColumnSpec, HubSpec
 from mpt.data.manifest.reading import Manifest
 from mpt.data.manifest.task_spec import SPLITS, Split, TaskSpec
 from mpt.data.splits import sample_sentences, split_dev
-from mpt.data.tags import Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,39 +28,27 @@ class Task:
 
     Attributes:
         name: Its name in the manifest.
-        family: As declared.
-        scheme: Scheme of the tags in its files; `raw` where every word has a tag of its own.
-        metric: What it is scored by.
+        spec: The declaration.
         labels: The tags that its head scores. For spans O, then B- and I- of each type (BIO2), else the tags
             themselves; in declared order, or in the order of first occurrence in train.
-        splits: Examples of the splits that were asked for; none in a task that is kept as word pieces.
         digests: SHA-256 of every file that was read, by path relative to root. Empty for data of the Hub, which the
             manifest pins.
-        spec: The declaration.
+        splits: Examples of the splits that were asked for; none in a task that is kept as word pieces.
     """
 
     name: str
-    family: str
-    scheme: Scheme
-    metric: Metric
-    labels: tuple[str, ...]
-    splits: Mapping[Split, tuple[Example, ...]]
-    digests: Mapping[str, str]
     spec: TaskSpec
+    labels: tuple[str, ...]
+    digests: Mapping[str, str]
+    splits: Mapping[Split, tuple[Example, ...]] = field(default_factory=dict)
 
 
 def load_tasks(
     manifest: Manifest, *, names: Sequence[str] | None = None, splits: Sequence[Split] = ("train", "dev")
 ) -> tuple[list[Task], list[str]]:
-    """Load tasks of a manifest.
+    """Tasks of a manifest (None: all that are enabled), and what a user should know of them, in the manifest's order.
 
-    Args:
-        manifest: Declares them.
-        names: Which of them; None is all that are enabled.
-        splits: Which splits. A test split that a task does not declare is left out of that task.
-
-    Returns:
-        The tasks and what a user should know about them, both in the order of the manifest.
+    A test split that a task does not declare is left out of that task.
 
     Raises:
         MptError: With the problems of all tasks and all files.
@@ -90,32 +76,17 @@ def load_task(manifest: Manifest, name: str, *, splits: Sequence[Split] = ("trai
     empty = [split for split in splits if split in examples and not examples[split]]
     if empty:
         raise DataError(f"{manifest.locate('tasks', name)}: no {spec.kind.noun} is left in {', '.join(empty)}.")
-    task = make_task(name, spec, labels=labels, digests=digests)
-    wanted = {split: tuple(examples[split]) for split in SPLITS if split in splits and split in examples}
-    return replace(task, splits=wanted), [f"{name}: {notice}" for notice in notices]
-
-
-def make_task(name: str, spec: TaskSpec, *, labels: Sequence[str], digests: Mapping[str, str]) -> Task:
-    """A task as declared, without its sentences."""
-    return Task(
-        name=name,
-        family=spec.family,
-        scheme=spec.tag_scheme,
-        metric=spec.metric,
-        labels=tuple(labels),
-        splits={},
-        digests=digests,
-        spec=spec,
-    )
+    wanted: dict[Split, tuple[Example, ...]] = {
+        split: tuple(examples[split]) for split in SPLITS if split in splits and split in examples
+    }
+    task = Task(name=name, spec=spec, labels=labels, digests=digests, splits=wanted)
+    return task, [f"{name}: {notice}" for notice in notices]
 
 
 def task_files(
     manifest: Manifest, name: str, splits: Sequence[Split]
 ) -> tuple[dict[Split, dict[str, Path]], dict[str, str]]:
-    """Find the files behind some splits of a task and hash them.
-
-    Returns:
-        Files of each split, and the SHA-256 of every file, both by path relative to root; nothing for data of the Hub.
+    """Files of some splits of a task, and the SHA-256 of every file, by path below root; nothing for data of the Hub.
 
     Raises:
         MptError: A file is not there, or is not what the manifest says.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -24,23 +24,17 @@ LONG_WORDS = 400  # a sentence above is certain not to fit the 512 positions of 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskReport:
+class MixtureRow:
     """One line of the mixture table.
 
     Attributes:
-        name: The task.
-        family: Its family.
-        metric: What it is scored by.
-        sentences: Sentences (texts, questions) of each split that it has.
-        words: Words of each split.
+        sentences, words: Sentences (texts, questions) of each split that it has, and words in them.
         labels: Entity types, or tags where every word has one.
         rate: Share of the micro-batches.
         epochs: How often the run draws each sentence of train.
         limit: Epochs that it is held at; None when no limit takes effect.
         long_sentences: Those of more than `LONG_WORDS` words, over all splits.
-        longest: `file:line` of the longest sentence.
-        longest_words: Its length in words.
-        license: As declared.
+        longest, longest_words: `file:line` of the longest sentence, and its length in words.
     """
 
     name: str
@@ -59,17 +53,13 @@ class TaskReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class ManifestReport:
     """What a manifest holds.
 
     Attributes:
-        path: The manifest.
-        root: Its data folder; the files named below are relative to it.
-        name: Its name.
+        path, root: The manifest, and its data folder; the files named below are relative to that.
         digest: SHA-256 of what it resolves to.
-        passes: Words drawn by the run that the table assumes, as a multiple of all words of all train splits.
-        total_words: Words drawn by that run.
-        tasks: One entry a task.
+        total_words, passes: Words that the run of the table draws, and as a multiple of all words of all train splits.
         overlaps: Sentences that occur in several places.
         notices: What loading the tasks did, and what deserves a look.
     """
@@ -80,17 +70,13 @@ class Report:
     digest: str
     passes: float
     total_words: int
-    tasks: Sequence[TaskReport]
+    tasks: Sequence[MixtureRow]
     overlaps: Sequence[Overlap]
     notices: Sequence[str]
 
 
 def run_validate(path: Path, passes: float, console: Console, *, as_json: bool = False) -> int:
-    """Validate a manifest and print the report, or every problem to stderr.
-
-    Returns:
-        Exit status: 0, or 2 when the manifest or its data are wrong.
-    """
+    """Print the report, or every problem to stderr; return 0, or 2 when the manifest or its data are wrong."""
     try:
         report = validate(load_manifest(path), passes=passes)
     except MptError as error:
@@ -104,12 +90,8 @@ def run_validate(path: Path, passes: float, console: Console, *, as_json: bool =
     return 0
 
 
-def validate(manifest: Manifest, *, passes: float = 10.0) -> Report:
-    """Read every split of every enabled task and describe the mixture.
-
-    Args:
-        manifest: What to read.
-        passes: Length of the assumed run: its words as a multiple of all words of all train splits.
+def validate(manifest: Manifest, *, passes: float = 10.0) -> ManifestReport:
+    """Read every split of every enabled task and describe the mixture in a run of `passes` over all train splits.
 
     Raises:
         MptError: With the problems of all tasks and all files.
@@ -128,7 +110,7 @@ def validate(manifest: Manifest, *, passes: float = 10.0) -> Report:
         _row(manifest.root, task, rate=rates[name], epochs=rates[name] * total / sizes[name], limit=held[name])
         for name, task in zip(sizes, tasks, strict=True)
     ]
-    return Report(
+    return ManifestReport(
         path=str(manifest.path),
         root=str(manifest.root),
         name=manifest.name,
@@ -141,18 +123,15 @@ def validate(manifest: Manifest, *, passes: float = 10.0) -> Report:
     )
 
 
-def render(report: Report, *, width: int | None = None) -> RenderableType:
+def render(report: ManifestReport, *, width: int | None = None) -> RenderableType:
     """Return the report for a terminal of some width, or with whole lines for a pipe (None)."""
     heading = f"{report.name} ({report.path}), digest {report.digest[:12]}"
     assumed = (
         f"share: of the micro-batches. epochs: how often a run over {report.total_words:,} words ({report.passes:g} "
         f"passes over all train splits) sees each training sentence."
     )
-    parts: list[RenderableType] = [
-        *_lines([heading], width, style="bold"),
-        _table(report.tasks),
-        *_lines([assumed], width),
-    ]
+    parts: list[RenderableType] = [*_lines([heading], width, style="bold"), _table(report.tasks)]
+    parts += _lines([assumed], width)
     if any(row.limit is not None for row in report.tasks):
         parts += _lines(["*: held at its repetition limit; the other tasks share what that frees."], width)
     title = f"Sentences in several places (compared without case and punctuation, from {MIN_WORDS} words)"
@@ -163,15 +142,15 @@ def render(report: Report, *, width: int | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def _row(root: Path, task: Task, *, rate: float, epochs: float, limit: float | None) -> TaskReport:
+def _row(root: Path, task: Task, *, rate: float, epochs: float, limit: float | None) -> MixtureRow:
     sentences = [sentence for split in task.splits.values() for sentence in split]
     longest = max(sentences, key=lambda sentence: len(sentence.words))
-    return TaskReport(
+    return MixtureRow(
         name=task.name,
-        family=task.family,
-        metric=task.metric,
-        sentences={split: len(task.splits[split]) for split in task.splits},
-        words={split: _words(task.splits[split]) for split in task.splits},
+        family=task.spec.family,
+        metric=task.spec.metric,
+        sentences={split: len(examples) for split, examples in task.splits.items()},
+        words={split: _words(examples) for split, examples in task.splits.items()},
         labels=len({task.spec.kind.label_of(tag) for tag in task.labels} - {None}),
         rate=rate,
         epochs=epochs,
@@ -192,7 +171,7 @@ def _words(sentences: Sequence[Example]) -> int:
     return sum(len(sentence.words) for sentence in sentences)
 
 
-def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
+def _observations(manifest: Manifest, rows: Sequence[MixtureRow]) -> list[str]:
     found = [f"{name}: disabled, not read." for name in manifest.disabled]
     for row in rows:
         if "test" not in row.sentences:
@@ -202,13 +181,10 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
             found.append(
                 f"{row.name}: shots {most} is more than train has ({row.sentences['train']:,}); transfer refuses it."
             )
-        kind = manifest.tasks[row.name].kind
-        fate = (
-            "Overlapping windows cover them; nothing is lost."
-            if kind.windowed
-            else "What a backbone has no room for is cut."
-        )
         if row.long_sentences:
+            kind = manifest.tasks[row.name].kind
+            cut = "What a backbone has no room for is cut."
+            fate = "Overlapping windows cover them; nothing is lost." if kind.windowed else cut
             found.append(
                 f"{row.name}: {kind.noun}s of more than {LONG_WORDS} words: {row.long_sentences}, the longest has "
                 f"{row.longest_words} ({row.longest}). {fate}"
@@ -219,7 +195,7 @@ def _observations(manifest: Manifest, rows: Sequence[TaskReport]) -> list[str]:
     return found
 
 
-def _table(rows: Sequence[TaskReport]) -> Table:
+def _table(rows: Sequence[MixtureRow]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
     for column in (*SPLITS, "labels", "words/sent.", "share", "epochs"):
@@ -235,10 +211,8 @@ def _table(rows: Sequence[TaskReport]) -> Table:
 def _lines(lines: Sequence[str], width: int | None, *, indent: str = "", style: str = "") -> list[Text]:
     shown = [indent + printable(line) for line in lines]
     if width is not None:
-        deeper = indent + "  " if indent else ""
-        shown = [
-            fill(it, width, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False) for it in shown
-        ]
+        wrapper = TextWrapper(width, subsequent_indent=indent * 2, break_long_words=False, break_on_hyphens=False)
+        shown = map(wrapper.fill, shown)
     return [Text(line, style=style) for line in shown]
 
 
@@ -252,7 +226,7 @@ def _overlap_line(overlap: Overlap) -> str:
     return f"{overlap.task}: {share} {'are' if many else 'is'} in {other}, too ({first})"
 
 
-def _licences(rows: Sequence[TaskReport]) -> list[str]:
+def _licences(rows: Sequence[MixtureRow]) -> list[str]:
     by_licence: dict[str, list[str]] = {}
     for row in rows:
         by_licence.setdefault(row.license or "none declared", []).append(row.name)

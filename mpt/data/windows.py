@@ -18,8 +18,7 @@ class Places:
     """Where examples come from.
 
     Attributes:
-        paths: Files.
-        files: Index of each example's file among them.
+        paths, files: Files, and the index of each example's among them.
         lines: Line of its first word, counted from 1.
     """
 

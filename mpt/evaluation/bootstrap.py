@@ -1,6 +1,6 @@
 """Say how far the choice of test sentences moves the difference between two systems."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +18,7 @@ class Difference:
 
     Attributes:
         difference: Figure of a minus figure of b, in [-1, 1].
-        low: Lower end of the confidence interval of the difference.
-        high: Upper end. An interval that holds 0 leaves open which system is better.
+        low, high: Its confidence interval. One that holds 0 leaves open which system is better.
         confidence: Share of resamples that the interval holds.
         samples: Number of resamples.
     """
@@ -29,10 +28,6 @@ class Difference:
     high: float
     confidence: float
     samples: int
-
-    def to_json(self) -> dict[str, object]:
-        """Return the fields in a fixed order."""
-        return asdict(self)
 
 
 def paired_bootstrap(
@@ -49,14 +44,9 @@ def paired_bootstrap(
     The interval says how far the choice of test sentences alone moves the difference. It knows nothing of the choice of
     training seed, which moves prompt tuning more: run several.
 
-    Args:
-        a: `mpt.data.families.metrics.sentence_counts` of the first system.
-        b: Those of the second, for the same sentences in the same order.
-        nothing: Figure of a test set in which neither gold nor predictions hold anything: 0 where it is the F1 of one
-            label.
-        samples: Number of resamples.
-        confidence: Share of resamples inside the interval, cut equally at both ends.
-        seed: Seed of the resampling; equal seeds give equal intervals.
+    Both are given as `mpt.data.families.metrics.sentence_counts` of the same sentences in the same order. A test set in
+    which neither gold nor predictions hold anything counts as `nothing`: 0 where the figure is the F1 of one label.
+    Resamples outside the interval are cut equally at both ends; equal seeds give equal intervals.
 
     Raises:
         MptError: The two systems were not scored on equally many sentences, or on none.
@@ -69,18 +59,15 @@ def paired_bootstrap(
         raise MptError(f"cannot compare {len(a)} with {len(b)} sentences: score both systems on the same test set.")
     assert samples > 0 and 0 < confidence < 1
     both, rng = np.concatenate([a, b], axis=1), np.random.default_rng(seed)
-    drawn = np.concatenate([_resample(both, size, rng) for size in _sizes(samples, len(a))])
+    most = max(1, DRAWN_AT_A_TIME // len(a))
+    sizes = [min(most, samples - start) for start in range(0, samples, most)]
+    drawn = np.concatenate([_resample(both, size, rng) for size in sizes])
     differences = _f1(drawn[:, :3], nothing) - _f1(drawn[:, 3:], nothing)
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     difference = _f1(a.sum(axis=0), nothing) - _f1(b.sum(axis=0), nothing)
     return Difference(
         difference=float(difference), low=float(low), high=float(high), confidence=confidence, samples=samples
     )
-
-
-def _sizes(samples: int, sentences: int) -> list[int]:
-    size = max(1, DRAWN_AT_A_TIME // sentences)
-    return [min(size, samples - start) for start in range(0, samples, size)]
 
 
 def _resample(counts: Float[ndarray, "N 6"], size: int, rng: np.random.Generator) -> Float[ndarray, "K 6"]:

@@ -25,19 +25,7 @@ def word_scores(
     share: SideBySide | None = None,
     slot: int = 0,
 ) -> list[Float32[np.ndarray, "W C"]]:
-    """Label scores of every word of some examples.
-
-    Args:
-        scorer: The model.
-        task: Whose head scores.
-        split: The encoded examples.
-        examples: Indices of the wanted ones.
-        share: Who computes which batch, the batches being the same whoever does; None for this process alone.
-        slot: Whose task state computes, and whose head scores.
-
-    Returns:
-        One array for each wanted example, in the given order: its words by labels.
-    """
+    """For each of some examples its words by labels, computed by a slot's task state; see `label_scores`."""
     request = Request(slot=slot, tasks=(task,), split=split, examples=examples)
     ((found,),) = label_scores(scorer, [request], share=share)
     return found
@@ -69,16 +57,7 @@ def evaluate_task(
     share: SideBySide | None = None,
     slot: int = 0,
 ) -> Score:
-    """Score one task on one of its splits.
-
-    Args:
-        scorer: The model.
-        encoded: The task with that split.
-        split: "dev" or "test".
-        limit: Score a fixed random sample of this many examples; None scores all.
-        share: Who computes which batch; None for this process alone.
-        slot: Whose task state and head.
-    """
+    """Score one task on one of its splits, or on a fixed random sample of `limit` examples; see `label_scores`."""
     count = len(encoded.splits[split].places)
     chosen = np.arange(count)
     if limit is not None and limit < count:

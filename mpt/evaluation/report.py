@@ -25,9 +25,7 @@ class TaskReport:
     """The score of one task and what it was measured on.
 
     Attributes:
-        task: Its name.
-        split: The split that was scored.
-        score: The figures.
+        task, split, score: Its name, the split that was scored, and the figures.
         windows: How many inputs the model read. More than the sentences where long ones were cut.
         unseen_words: Words that no window held, which are scored all the same. Anything but 0 is a fault.
         digests: SHA-256 of the data files in hex, by path.
@@ -42,14 +40,8 @@ class TaskReport:
 
     def to_json(self) -> dict[str, object]:
         """Return everything in JSON types."""
-        return {
-            "task": self.task,
-            "split": self.split,
-            **self.score.to_json(),
-            "windows": self.windows,
-            "unseen_words": self.unseen_words,
-            "files": dict(sorted(self.digests.items())),
-        }
+        read = {"windows": self.windows, "unseen_words": self.unseen_words, "files": dict(sorted(self.digests.items()))}
+        return {"task": self.task, "split": self.split, **self.score.to_json(), **read}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +73,8 @@ class Report:
         """Return the tables in GitHub's Markdown."""
         lines = ["# Evaluation", "", *(f"- {_escaped(key)}: {_escaped(text)}" for key, text in self.about.items()), ""]
         for grid in _grids(self):
-            lines += [
-                f"## {_escaped(grid.title)}",
-                "",
-                *_markdown(grid),
-                "",
-                *(f"{_escaped(note)}\n" for note in grid.notes),
-            ]
+            notes = [f"{_escaped(note)}\n" for note in grid.notes]
+            lines += [f"## {_escaped(grid.title)}", "", *_markdown(grid), "", *notes]
         return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -146,12 +133,14 @@ def _summary(report: Report) -> _Grid:
     for task in report.tasks:
         score = task.score
         precision = recall = macro = ""
+        support = score.words
         if isinstance(score, LabelScore):
             macro = f"{_percent(score.macro_f1)} ({score.macro_types})"
             if score.total is not None:
                 precision, recall = _percent(score.total.precision), _percent(score.total.recall)
+                support = support if score.errors is None else score.total.support
         headline = _percent(score.primary) + ("*" if score.empty else "")
-        rows.append((task.task, score.metric, headline, precision, recall, macro, str(_support(score))))
+        rows.append((task.task, score.metric, headline, precision, recall, macro, str(support)))
     notes += [note for task in report.tasks for note in _beside(task)]
     if len(report.tasks) > 1:
         rows.append((f"mean of {len(report.tasks)} tasks", "", _percent(report.mean), "", "", "", ""))
@@ -186,9 +175,7 @@ def _rows_by_label(task: TaskReport, score: LabelScore) -> _Grid:
 
 def _answers(task: TaskReport, score: QaScore) -> _Grid:
     parts = (("all", score.total), ("with an answer", score.has_answer), ("without", score.no_answer))
-    rows = [
-        (name, _percent(part.exact_match), _percent(part.f1), str(part.count)) for name, part in parts if part.count
-    ]
+    rows = [(name, *map(_percent, (it.exact_match, it.f1)), str(it.count)) for name, it in parts if it.count]
     columns = ("questions", "exact match", "F1", "number")
     best = (("exact match", score.best_exact_match), ("F1", score.best_f1))
     notes = [
@@ -210,10 +197,8 @@ def _errors(rows: Sequence[Sequence[str]]) -> _Grid:
 
 
 def _data(report: Report) -> _Grid:
-    rows = [
-        (task.task, task.split, *map(str, (task.score.sentences, task.score.words, task.windows, task.unseen_words)))
-        for task in report.tasks
-    ]
+    figures = [(it.score.sentences, it.score.words, it.windows, it.unseen_words) for it in report.tasks]
+    rows = [(it.task, it.split, *map(str, own)) for it, own in zip(report.tasks, figures, strict=True)]
     unseen = sum(task.unseen_words for task in report.tasks)
     columns = ("task", "split", "sentences", "words", "windows", "words not seen")
     notes = [f"Words not seen by the model: {unseen}. Every word of the split is scored."]
@@ -225,12 +210,6 @@ def _confusions(score: LabelScore) -> list[tuple[str, str, str]]:
     pairs = [(gold, name, n) for gold, row in score.confusion.items() for name, n in row.items() if gold != name]
     pairs.sort(key=lambda pair: -pair[2])
     return [(gold, name, str(n)) for gold, name, n in pairs[:MAX_CONFUSIONS]]
-
-
-def _support(score: Score) -> int:
-    if isinstance(score, LabelScore) and score.errors is not None and score.total is not None:
-        return score.total.support
-    return score.words
 
 
 def _percent(figure: float | None) -> str:

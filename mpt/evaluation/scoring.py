@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from mpt.data.order.batch import Batch, collate, mixed, word_rows
-from mpt.data.order.plan import greedy_cuts
+from mpt.data.order.plan import length_groups
 from mpt.data.windows import EncodedSplit
 from mpt.model.scorer import Scorer
 from mpt.training.workers import workers_for
@@ -36,14 +37,7 @@ class SideBySide(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Examples to be scored.
-
-    Attributes:
-        slot: Whose task state computes them.
-        tasks: Whose heads score them, all of that slot.
-        split: Holds the examples.
-        examples: Indices of the wanted ones.
-    """
+    """Some examples of a split, to be computed by the task state of a slot and scored by heads of that slot."""
 
     slot: int
     tasks: tuple[str, ...]
@@ -59,17 +53,14 @@ def label_scores(
     Rows of several requests meet in a batch where their task states can. On a CPU batches are computed side by side,
     each alone in one thread: scores do not depend on their number.
 
-    Args:
-        scorer: The model.
-        requests: What is to be scored.
-        share: Who computes which batch, the batches being the same whoever does; None for this process alone.
+    Who computes which batch is up to `share` (None: this process computes all); the batches are the same whoever does.
 
     Returns:
         For each request, each of its tasks and each of its examples, in order: its words by labels.
     """
     requests, asked = _shared(requests)
     sizes = [[len(scorer.head(task, it.slot).labels) for task in it.tasks] for it in requests]
-    columns = max((size for own in sizes for size in own), default=0)
+    columns = max(chain.from_iterable(sizes), default=0)
     batches = _batches(scorer, requests)
 
     def compute(parts: Sequence[Part]) -> Rows:
@@ -111,15 +102,8 @@ def _shared(requests: Sequence[Request]) -> tuple[list[Request], list[tuple[int,
 
 def _same_text(one: Request, other: Request) -> bool:
     names = ("pieces", "piece_starts", "segments", "positions", "widths", "word_starts", "windows_of")
-    return (
-        one.slot == other.slot
-        and np.array_equal(one.examples, other.examples)
-        and all(_equal(getattr(one.split, name), getattr(other.split, name)) for name in names)
-    )
-
-
-def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))
+    pairs = [(one.examples, other.examples), *((getattr(one.split, it), getattr(other.split, it)) for it in names)]
+    return one.slot == other.slot and all(a is b or np.array_equal(a, b) for a, b in pairs)
 
 
 def _batches(scorer: Scorer, requests: Sequence[Request]) -> list[list[Part]]:
@@ -134,20 +118,14 @@ def _cut(scorer: Scorer, requests: Sequence[Request], numbers: Sequence[int]) ->
     windows = [_windows(requests[number]) for number in numbers]
     owner = np.repeat(np.array(numbers, dtype=np.int64), [len(own) for own in windows])
     everything = np.concatenate([np.zeros(0, dtype=np.int64), *windows])
-    lengths = np.concatenate(
-        [
-            np.zeros(0, dtype=np.int64),
-            *(requests[it].split.pieces_of(own) for it, own in zip(numbers, windows, strict=True)),
-        ]
-    )
-    order = np.argsort(lengths, kind="stable")
-    cuts = greedy_cuts(lengths[order], batch_tokens(scorer.backbone.device))
-    return [_parts(owner[rows], everything[rows]) for rows in np.split(order, cuts) if len(rows)]
-
-
-def _parts(owner: Int64[np.ndarray, " rows"], windows: Int64[np.ndarray, " rows"]) -> list[Part]:
-    """Rows of a batch by request."""
-    return [(int(number), windows[owner == number]) for number in np.unique(owner)]
+    own_lengths = [requests[it].split.pieces_of(own) for it, own in zip(numbers, windows, strict=True)]
+    lengths = np.concatenate([np.zeros(0, dtype=np.int64), *own_lengths])
+    groups = length_groups(lengths, tokens=batch_tokens(scorer.backbone.device))
+    return [
+        [(int(number), everything[rows[owner[rows] == number]]) for number in np.unique(owner[rows])]
+        for rows in groups
+        if len(rows)
+    ]
 
 
 def _windows(request: Request) -> Int64[np.ndarray, " n"]:

@@ -137,7 +137,7 @@ def _print_comparison(
     console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
     for mine, yours in zip(tasks, other_tasks, strict=True):
         counts = _counts(bank.model(mine.task.name), mine, split), _counts(other, yours, split)
-        result = paired_bootstrap(*counts, nothing=0.0 if mine.task.metric == "f1" else 1.0)
+        result = paired_bootstrap(*counts, nothing=0.0 if mine.task.spec.metric == "f1" else 1.0)
         console.print(
             f"{mine.task.name}: {100 * result.difference:+.2f} points, {result.confidence:.0%} interval over sentences "
             f"{100 * result.low:+.2f} to {100 * result.high:+.2f}",

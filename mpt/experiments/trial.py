@@ -95,7 +95,7 @@ def run_trial(session: Session, trial: Trial, folder: Path) -> dict[str, Any]:
         "shots": trial.shots,
         "method": trial.method,
         "seed": trial.seed,
-        "metric": task.metric,
+        "metric": task.spec.metric,
         "dev": dev.primary,
         "test": None if test is None else test.primary,
     }

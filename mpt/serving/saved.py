@@ -11,7 +11,7 @@ from mpt.base.errors import BackboneError, CheckpointError, ConfigError, did_you
 from mpt.base.settings import Dtype
 from mpt.data.manifest.format_specs import task_spec
 from mpt.data.manifest.task_spec import TaskSpec
-from mpt.data.tasks import make_task
+from mpt.data.tasks import Task
 from mpt.model.backbone.backbone import Backbone, load_backbone
 from mpt.model.backbone.precision import resolve_dtype
 from mpt.model.backbone.probe import probe
@@ -255,7 +255,7 @@ def _require_backbone(folder: Path, saved: Mapping[str, Any], here: Mapping[str,
 def _contents(folder: Path, checkpoint: Checkpoint, backbone: Backbone) -> tuple[TaskState, dict[str, Head]]:
     """The task state and the heads of a checkpoint."""
     tasks = [
-        make_task(name, task_spec(facts["spec"]), labels=facts["labels"], digests={})
+        Task(name=name, spec=task_spec(facts["spec"]), labels=tuple(facts["labels"]), digests={})
         for name, facts in checkpoint.identity["tasks"].items()
     ]
     heads = new_heads(backbone, tasks, seed=0)

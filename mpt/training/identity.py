@@ -45,8 +45,8 @@ def identity_of(
         "prompt": prompt_settings.model_dump(mode="json", exclude=_unused(prompt_settings)),
         "tasks": {
             task.name: {
-                "family": task.family,
-                "metric": task.metric,
+                "family": task.spec.family,
+                "metric": task.spec.metric,
                 "labels": list(task.labels),
                 "files": dict(task.digests),
                 "spec": task.spec.model_dump(

@@ -218,7 +218,7 @@ def _evaluate(run: Run, progress: Progress) -> bool:
     score = selection_score(by_task, settings.select_by)
     progress.history.append({"step": progress.step, "tasks": by_task})
     progress.scores.append(score)
-    metrics = {f"dev/{task.task.name}/{task.task.metric}": by_task[task.task.name] for task in run.tasks}
+    metrics = {f"dev/{task.task.name}/{task.task.spec.metric}": by_task[task.task.name] for task in run.tasks}
     run.log.evaluation(progress.step, {**metrics, "dev/score": score})
     if progress.best == len(progress.scores) - 1:
         progress.best_tensors = {

@@ -22,9 +22,6 @@ def sentence(*words, tag="O", path="train.txt", line=1):
 def task(splits, **spec):
     return Task(
         name="news",
-        family="ner",
-        scheme="iob2",
-        metric="span_f1",
         labels=("O", "B-X", "I-X"),
         splits=splits,
         digests={},

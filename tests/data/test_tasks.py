@@ -55,7 +55,7 @@ def texts(sentences) -> list[str]:
 
 def test_a_task_has_its_splits_labels_and_digests(make):
     task, notices = load_task(make(), "t")
-    assert (task.name, task.family, task.scheme, task.metric) == ("t", "ner", "iob2", "span_f1")
+    assert (task.name, task.spec.family, task.spec.tag_scheme, task.spec.metric) == ("t", "ner", "iob2", "span_f1")
     assert task.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
     assert texts(task.splits["train"]) == ["Ada Li sat", "in Rome", "Bo"]
     assert texts(task.splits["dev"]) == ["Oslo", "Ada"]
@@ -143,7 +143,7 @@ def test_declared_labels_keep_their_order(make):
 
 def test_raw_labels_are_the_tags(make):
     task, _ = load_task(make({"train": "a DET\nb -\n", "dev": "b -\n"}, family="pos", scheme=""), "t")
-    assert (task.labels, task.metric, task.scheme) == (("DET", "-"), "accuracy", "raw")
+    assert (task.labels, task.spec.metric, task.spec.tag_scheme) == (("DET", "-"), "accuracy", "raw")
 
 
 def test_a_label_that_train_lacks_is_an_error_with_the_line_to_paste(make):
@@ -348,7 +348,7 @@ def test_sentences_without_a_predicate_are_left_out_and_told(make):
         ("ran", "Bo"),
     ]
     assert notices == ["t: sentences without a predicate, which give no example: 1 of train, 0 of dev."]
-    assert (task.metric, task.scheme) == ("srl_f1", "iob2")
+    assert (task.spec.metric, task.spec.tag_scheme) == ("srl_f1", "iob2")
     assert task.labels == ("O", "B-A0", "I-A0", "B-V", "I-V", "B-A1", "I-A1")
 
 
@@ -409,7 +409,7 @@ def test_the_label_that_f1_counts_is_one_of_train(tmp_path):
     )
     (tmp_path / "m.yaml").write_text(text % "1")
     (task,), _ = load_tasks(load_manifest(tmp_path / "m.yaml"))
-    assert (task.metric, task.spec.positive, task.labels) == ("f1", "1", ("0", "1"))
+    assert (task.spec.metric, task.spec.positive, task.labels) == ("f1", "1", ("0", "1"))
     (tmp_path / "m.yaml").write_text(text % "2")
     with pytest.raises(DataError, match=r'tasks.t.positive: "2" is not one of the 2 labels: 0, 1. Correct it.'):
         load_tasks(load_manifest(tmp_path / "m.yaml"))

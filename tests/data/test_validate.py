@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mpt.data.manifest.reading import Manifest, load_manifest
-from mpt.data.validate import Report, render, run_validate, validate
+from mpt.data.validate import ManifestReport, render, run_validate, validate
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("MPT_DATA") or REPO / "../shared/data").resolve()
@@ -55,7 +55,7 @@ def two(make) -> Manifest:
     )
 
 
-def shown(report: Report, width: int | None = None) -> str:
+def shown(report: ManifestReport, width: int | None = None) -> str:
     console = Console(file=StringIO(), width=width or 200)
     console.print(render(report, width=width), soft_wrap=True)
     return console.file.getvalue()

@@ -107,8 +107,3 @@ def test_other_sentences_are_refused():
         paired_bootstrap(system(0.8), system(0.8, sentences=399))
     with pytest.raises(MptError, match="cannot compare 0 with 0 sentences"):
         paired_bootstrap(np.zeros((0, 3), dtype=int), np.zeros((0, 3), dtype=int))
-
-
-def test_json_has_every_field():
-    result = paired_bootstrap(system(0.9), system(0.6), samples=50).to_json()
-    assert list(result) == ["difference", "low", "high", "confidence", "samples"]

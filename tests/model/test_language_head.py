@@ -20,7 +20,7 @@ from mpt.data.example import TextExample
 from mpt.data.manifest.format_specs import CsvSpec
 from mpt.data.manifest.source_spec import Fields, Files
 from mpt.data.order.batch import collate
-from mpt.data.tasks import make_task
+from mpt.data.tasks import Task
 from mpt.model import language_head
 from mpt.model.backbone.backbone import load_backbone
 from mpt.model.heads import TokenHead
@@ -67,7 +67,7 @@ def task_of(spec, *texts, name="t"):
     examples = tuple(
         TextExample(inputs=(own,), tags=(labels[0],), path="a.csv", lines=(line,)) for line, own in enumerate(inputs, 1)
     )
-    return replace(make_task(name, spec, labels=labels, digests={}), splits={"train": examples})
+    return Task(name=name, spec=spec, labels=tuple(labels), digests={}, splits={"train": examples})
 
 
 def model_of(folder, task, *, state=None, **options):

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from mpt.base.errors import MptError
 from mpt.data.families.family import Metric
@@ -30,7 +30,7 @@ Answers = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class AnswerFigures:
     """Figures over some questions: how many, and the means of exact match and F1; None without any."""
 
     count: int
@@ -40,12 +40,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was found for a question.
-
-    Attributes:
-        text: The best answer; "" in a passage without a piece.
-        above: By how much the score of "no answer" is above that of this answer.
-    """
+    """The best answer to a question ("" in a passage without a piece), and how far "no answer" scores above it."""
 
     text: str
     above: float
@@ -53,12 +48,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best that a figure can be over all limits of `no_answer_above`.
-
-    Attributes:
-        value: The mean over questions.
-        no_answer_above: The limit; None where it is best to answer nothing.
-    """
+    """The best mean that a figure can have, and the limit for "no answer" then: None where nothing is answered."""
 
     value: float
     no_answer_above: float | None
@@ -69,15 +59,13 @@ class QaScore:
     """Mean F1 and exact match of one task.
 
     Attributes:
-        total: All questions.
-        has_answer: Those that have an answer.
-        no_answer: Those that have none.
+        total, has_answer, no_answer: All questions, those that have an answer, and those that have none.
         best_exact_match, best_f1: With the best limit for "no answer"; None where every question has an answer.
     """
 
-    total: Part
-    has_answer: Part
-    no_answer: Part
+    total: AnswerFigures
+    has_answer: AnswerFigures
+    no_answer: AnswerFigures
     best_exact_match: Best | None = None
     best_f1: Best | None = None
 
@@ -120,32 +108,21 @@ class QaScore:
 
 
 def qa_score(gold: Answers, predicted: Answers) -> QaScore:
-    """Score one answer for each question.
-
-    Args:
-        gold: Accepted answers of each question; none where there is no answer.
-        predicted: One answer each, "" for none, of the same questions in the same order.
+    """Score one answer ("" for none) for each question, given its accepted answers (none where there is no answer).
 
     Raises:
         MptError: There are more or fewer predictions than questions.
     """
     scores = answer_scores(gold, predicted)
-    has = [bool(answers) for answers in gold]
     return QaScore(
-        total=_part(scores),
-        has_answer=_part([score for score, answered in zip(scores, has, strict=True) if answered]),
-        no_answer=_part([score for score, answered in zip(scores, has, strict=True) if not answered]),
+        total=_figures(scores),
+        has_answer=_figures([score for score, answers in zip(scores, gold, strict=True) if answers]),
+        no_answer=_figures([score for score, answers in zip(scores, gold, strict=True) if not answers]),
     )
 
 
 def score_found(gold: Answers, found: Sequence[Found], no_answer_above: float | None) -> QaScore:
-    """Score what was found, and where "no answer" may be predicted also with the best limit for it.
-
-    Args:
-        gold: Accepted answers of each question.
-        found: Of the same questions in the same order.
-        no_answer_above: See `answer_of`.
-    """
+    """Score what was found, and where "no answer" may be predicted, also with the best limit; see `answer_of`."""
     total = qa_score(gold, [[answer_of(it, no_answer_above)] for it in found])
     if no_answer_above is None or not found:
         return total
@@ -204,30 +181,14 @@ def answer_of(found: Found, no_answer_above: float | None) -> str:
     return "" if no_answer_above is not None and found.above > no_answer_above else found.text
 
 
-def find_answers(
-    scores: Sequence[Float32[np.ndarray, "W 2"]],
-    split: EncodedSplit,
-    examples: Int64[np.ndarray, " n"],
-    *,
-    max_answer: int,
-) -> list[Found]:
-    """Return the best answer of each example.
+def find_answer(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int, *, max_answer: int) -> Found:
+    """The best answer of an example, of at most so many pieces, given its words' scores as a start and as an end.
 
     Of equal scores the earlier window wins, then the shorter answer, then the earlier one.
-
-    Args:
-        scores: Of every word of each example: as a start, as an end.
-        split: Where the examples are from.
-        examples: Their numbers.
-        max_answer: Most pieces of an answer.
 
     Raises:
         MptError: A score is not finite.
     """
-    return [_find(own, split, int(example), max_answer) for own, example in zip(scores, examples, strict=True)]
-
-
-def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int, longest: int) -> Found:
     passages = split.passages
     assert passages is not None, "only questions about passages have answers"
     if not np.isfinite(scores).all():
@@ -241,7 +202,7 @@ def _find(scores: Float32[np.ndarray, "W 2"], split: EncodedSplit, example: int,
     for begin, end in pairwise(bounds):
         window = scores[begin - bounds[0] : end - bounds[0]].astype(np.float64)
         nothing = min(nothing, float(window[0].sum()))
-        value, start, stop = _best_span(window[1:], longest)
+        value, start, stop = _best_span(window[1:], max_answer)
         if value > best:
             best, span = value, (int(begin) + 1 + start, int(begin) + 1 + stop)
     if span is None:
@@ -261,8 +222,8 @@ def _best_span(scores: Float32[np.ndarray, "W 2"], longest: int) -> tuple[float,
     return best, begin, stop
 
 
-def _part(scores: Sequence[tuple[float, float]]) -> Part:
+def _figures(scores: Sequence[tuple[float, float]]) -> AnswerFigures:
     if not scores:
-        return Part(count=0, exact_match=None, f1=None)
+        return AnswerFigures(count=0, exact_match=None, f1=None)
     exact, f1 = (sum(column) / len(scores) for column in zip(*scores, strict=True))
-    return Part(count=len(scores), exact_match=exact, f1=f1)
+    return AnswerFigures(count=len(scores), exact_match=exact, f1=f1)

@@ -20,19 +20,11 @@ from mpt.base.errors import MptError
 CHUNK = 512
 
 
-def decode(scores: Float[ndarray, "W C"], labels: Sequence[str], constrained: bool) -> list[str]:
-    """Return one tag a word for one sentence; see `decode_many`."""
-    return decode_many([scores], labels, constrained)[0]
-
-
 def decode_many(scores: Sequence[Float[ndarray, "W C"]], labels: Sequence[str], constrained: bool) -> list[list[str]]:
     """Return one tag a word for every sentence, in the order given.
 
-    Args:
-        scores: One array a sentence, words by labels, any float type; higher is better. Only differences between the
-            labels of one word matter. A sentence may be empty.
-        labels: Name of each column. With `constrained` every one is `O`, `B-X` or `I-X`.
-        constrained: Whether to search the best valid BIO2 sequence (span tasks) or the best tag of each word (raw).
+    Scores of a sentence, which may be empty, are words by labels, of any float type. With `constrained` the labels are
+    `O`, `B-X` and `I-X`, and the best valid BIO2 sequence is searched; else the best tag of each word is taken.
 
     Raises:
         MptError: A score is not finite, or the columns are not the labels.
@@ -50,10 +42,7 @@ def decode_many(scores: Sequence[Float[ndarray, "W C"]], labels: Sequence[str], 
 
 
 def decode_choices(scores: Sequence[Float[ndarray, "W C"]]) -> list[list[str]]:
-    """Return the number of the best choice of every example, as one item; of equal ones the first.
-
-    Args:
-        scores: One array an example, choices by one column.
+    """Return the number of the best choice of every example (choices by one column), as one item; the first of equals.
 
     Raises:
         MptError: A score is not finite.

@@ -24,13 +24,12 @@ Score: TypeAlias = LabelScore | QaScore
 def score(
     metric: Metric, gold: Tags, predicted: Tags, labels: Sequence[str] = (), *, positive: str | None = None
 ) -> Score:
-    """Score a whole split of one task.
+    """Score a whole split of one task: tags of every word of every sentence, or accepted answers and one given one.
 
     Args:
-        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy`, `macro_f1` or `f1` for raw ones, `qa_f1` for
-            answers.
-        gold: The tags of every word of every sentence.
-        predicted: As many tags for the same sentences in the same order.
+        metric: `span_f1` or `srl_f1` for BIO2 tags, `accuracy`, `macro_f1` or `f1` for raw ones, `qa_f1` for answers.
+        gold: What is right.
+        predicted: As many for the same sentences in the same order.
         labels: The task's labels. They order the rows, and a label that occurs nowhere still gets a row.
         positive: The label that `f1` is about; None for another metric.
 

@@ -14,11 +14,11 @@ from jaxtyping import Int32, Int64
 
 from mpt.base.errors import DataError
 from mpt.data.example import Example, Question
-from mpt.data.families.answers import Found, QaScore, answer_of, find_answers, score_found
+from mpt.data.families.answers import Found, QaScore, answer_of, find_answer, score_found
 from mpt.data.families.task_family import Scores, TaskFamily
 from mpt.data.families.tokenization import WordPieces, capped, noticed
 from mpt.data.manifest.family_specs import QaSpec
-from mpt.data.ragged import joined, starts_of
+from mpt.data.ragged import bounds_of, joined, starts_of
 from mpt.data.windows import EncodedSplit, Passages, places_of
 
 START, END = 1, 2  # bits of the columns of a head
@@ -33,14 +33,8 @@ def encode_questions(
     Windows overlap by `spec.stride` pieces, at most by half a window. A question takes at most `spec.max_question`
     pieces, and half of what the backbone takes.
 
-    Args:
-        questions: With answers, if `labelled`.
-        word_pieces: The backbone's tokenizer.
-        spec: The task.
-        labelled: Whether to keep what is right.
-
     Returns:
-        The windows, and notices for the user.
+        The windows, with what is right if `labelled`, and notices for the user.
 
     Raises:
         DataError: `spec.long` is "error" and a passage does not fit one window; all of them are named.
@@ -90,7 +84,8 @@ class PassageFamily(TaskFamily):
         return score_found(gold, self._find(scores, split, examples), self.spec.no_answer_limit)
 
     def _find(self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"]) -> list[Found]:
-        return find_answers(scores, split, examples, max_answer=self._qa.max_answer)
+        pairs = zip(scores, examples.tolist(), strict=True)
+        return [find_answer(own, split, example, max_answer=self._qa.max_answer) for own, example in pairs]
 
 
 class _Builder:
@@ -99,24 +94,20 @@ class _Builder:
     def __init__(self, word_pieces: WordPieces, spec: QaSpec, *, labelled: bool) -> None:
         self.word_pieces, self.spec, self.labelled = word_pieces, spec, labelled
         self.room = word_pieces.room - len(word_pieces.between)
-        self.pieces: list[_Array] = []
-        self.second: list[int] = []
-        self.positions: list[_Array] = []
-        self.labels: list[_Array] = []
-        self.spans: list[Int32[np.ndarray, "words 2"]] = []
-        self.counts: list[int] = []
-        self.cut: list[str] = []
-        self.windowed: list[str] = []
-        self.uncovered: list[str] = []
+        self.pieces, self.positions, self.labels = list[_Array](), list[_Array](), list[_Array]()
+        self.spans = list[Int32[np.ndarray, "words 2"]]()
+        self.heads, self.counts = list[int](), list[int]()
+        self.cut, self.windowed, self.uncovered = list[str](), list[str](), list[str]()
 
     def add(self, question: Question, asked: Any, read: Any) -> None:
         """Add the windows of one question."""
-        ids = asked.ids or [self.word_pieces.unknown or 0]
+        pieces = self.word_pieces
+        ids = asked.ids or [pieces.unknown or 0]
         limit = min(self.spec.max_question, self.room // 2)
         if len(ids) > limit:
             self.cut.append(f"{question.where} ({len(ids)} word pieces)")
-        ids = ids[:limit]
-        room = self.room - len(ids)
+        head = [*pieces.prefix, *ids[:limit], *pieces.between]
+        room = self.room - min(len(ids), limit)
         spans = np.array(read.offsets, dtype=np.int32).reshape(-1, 2)
         wanted = _covering(question, spans) if self.labelled else None
         if wanted is None and question.answers:
@@ -126,36 +117,30 @@ class _Builder:
             self.windowed.append(f"{question.where} ({len(spans)} word pieces)")
         self.counts.append(len(shown))
         for first, last in shown:
-            self._window(ids, read.ids[first:last], spans[first:last])
+            window = np.array([*head, *read.ids[first:last], *pieces.suffix], dtype=np.int32)
+            nowhere = len(window) - 1 if pieces.last_piece else 0
+            self.pieces.append(window)
+            self.heads.append(len(head))
+            self.positions.append(np.array([nowhere, *range(len(head), len(head) + last - first)], dtype=np.int32))
             self.labels.append(_labels(last - first, wanted, first))
-
-    def _window(self, asked: Sequence[int], read: Sequence[int], spans: Int32[np.ndarray, "n 2"]) -> None:
-        pieces = self.word_pieces
-        head = [*pieces.prefix, *asked, *pieces.between]
-        window = np.array([*head, *read, *pieces.suffix], dtype=np.int32)
-        nowhere = len(window) - 1 if pieces.last_piece else 0
-        self.pieces.append(window)
-        self.second.append(len(head))
-        self.positions.append(np.array([nowhere, *range(len(head), len(head) + len(read))], dtype=np.int32))
-        self.spans.append(np.concatenate([np.full((1, 2), -1, dtype=np.int32), spans]))
+            self.spans.append(np.concatenate([np.full((1, 2), -1, dtype=np.int32), spans[first:last]]))
 
     def split(self, questions: Sequence[Question]) -> EncodedSplit:
         """All windows."""
-        sizes = np.array([len(window) for window in self.pieces], dtype=np.int64)
-        words = np.array([len(window) for window in self.positions], dtype=np.int64)
+        starts, word_starts = bounds_of(self.pieces), bounds_of(self.positions)
         spans = joined([own.reshape(-1) for own in self.spans])
         numbers: dict[str, int] = {}
         of = [numbers.setdefault(question.passage, len(numbers)) for question in questions]
         segments = None
         if self.word_pieces.second_segment:
-            second = np.repeat(starts_of(sizes)[:-1] + self.second, sizes) <= np.arange(sizes.sum())
+            second = np.repeat(starts[:-1] + self.heads, np.diff(starts)) <= np.arange(starts[-1])
             segments = (second * self.word_pieces.second_segment).astype(np.uint8)
         return EncodedSplit(
             pieces=joined(self.pieces),
-            piece_starts=starts_of(sizes),
+            piece_starts=starts,
             segments=segments,
             positions=joined(self.positions),
-            word_starts=starts_of(words),
+            word_starts=word_starts,
             labels=joined(self.labels) if self.labelled else None,
             one_right=True,
             windows_of=starts_of(np.array(self.counts, dtype=np.int64)),

@@ -92,8 +92,7 @@ class LabelScore:
         rows: Counts by entity type, or by tag, in label order.
         confusion: Gold name, then predicted name, then count; of spans over pairs, whether or not their borders are
             right, with `NONE` for a missing partner.
-        sentences: Sentences scored.
-        words: Words scored.
+        sentences, words: How many were scored.
         errors: Categories of the wrong spans; None where words are scored.
         with_predicates: Counts over all spans as they are tagged, the predicate's own and every piece of an argument
             for itself; None but for `srl_f1`.
@@ -171,12 +170,9 @@ def tabulate(
 ) -> tuple[dict[str, Counts], Confusion]:
     """Arrange paired names as rows of counts and as a confusion table without its zeros.
 
-    A wrong pair is one fn of its gold name and one fp of its predicted name.
-
-    Args:
-        labels: The task's own, which name the first rows; what else occurs follows, sorted.
-        right: How many of each name are right.
-        pairs: How often each (gold name, predicted name) was met, right ones included; `NONE` for a missing one.
+    A wrong pair is one fn of its gold name and one fp of its predicted name. The task's labels name the first rows;
+    what else occurs follows, sorted. `right` counts the right ones of each name, `pairs` each (gold name, predicted
+    name), right ones included, with `NONE` for a missing one.
     """
     gold, predicted = Counter[str](), Counter[str]()
     for (wanted, found), count in pairs.items():

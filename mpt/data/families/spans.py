@@ -30,14 +30,7 @@ Tags: TypeAlias = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Argument:
-    """One argument of a predicate.
-
-    Attributes:
-        start: Its first word.
-        end: Behind the last word of its last piece.
-        type: Its role.
-        pieces: (first word, word behind the last) of each piece, in order.
-    """
+    """One argument of a predicate: from its first word to behind its last, its role, and each piece as such borders."""
 
     start: int
     end: int
@@ -121,9 +114,8 @@ def _paired(gold: frozenset[Scored], predicted: frozenset[Scored]) -> Iterator[t
     last.
     """
     overlaps = [(a, b) for a in gold for b in predicted if a.start < b.end and b.start < a.end]
-    overlaps.sort(key=_closeness)
     free_gold, free_predicted = set(gold), set(predicted)
-    for a, b in overlaps:
+    for a, b in sorted(overlaps, key=_closeness):
         if a in free_gold and b in free_predicted:
             free_gold.remove(a)
             free_predicted.remove(b)

@@ -30,15 +30,9 @@ class TaskFamily:
     def encode(
         self, examples: Sequence[Example], word_pieces: WordPieces, labels: Sequence[str] | None
     ) -> tuple[EncodedSplit, list[str]]:
-        """Turn examples into windows of word pieces.
+        """Turn examples into windows of word pieces, and tell what the user should know of it.
 
-        Args:
-            examples: Of this task.
-            word_pieces: The backbone's tokenizer.
-            labels: The task's tags; None leaves aside what is right.
-
-        Returns:
-            The windows, and notices for the user.
+        Without the task's tags (None) what is right is left aside.
 
         Raises:
             DataError: An example falls under a policy of "error"; names all of them.
@@ -53,12 +47,6 @@ class TaskFamily:
         self, scores: Scores, split: EncodedSplit, examples: Int64[np.ndarray, " n"], labels: Sequence[str]
     ) -> list[list[str]]:
         """Predictions: a sentence's tags (valid BIO2 for spans), or as one item a label, a choice's number, an answer.
-
-        Args:
-            scores: Of each example.
-            split: Where the examples are from.
-            examples: Their numbers.
-            labels: The task's tags.
 
         Raises:
             MptError: A score is not finite.

@@ -20,7 +20,7 @@ from mpt.data.families.tokenization import WordPieces, capped, noticed
 from mpt.data.manifest.family_specs import TextSpec
 from mpt.data.manifest.task_spec import TaskSpec
 from mpt.data.manifest.template import MASK, PAIR, TEXT, parts_of
-from mpt.data.ragged import joined, starts_of
+from mpt.data.ragged import bounds_of, joined, starts_of
 from mpt.data.windows import EncodedSplit, places_of
 
 LEAST_TEXT = 8  # word pieces; a template that leaves fewer says more than the text
@@ -70,15 +70,10 @@ def encode_texts(
     long: str = "cut",
     template: str | None = None,
 ) -> tuple[EncodedSplit, list[str]]:
-    """Tokenise texts.
+    """Tokenise texts, whose labels are all in `labels`; None leaves aside what is right.
 
-    Args:
-        examples: Examples whose labels are all in `labels`.
-        word_pieces: The backbone's tokenizer.
-        labels: The task's labels; None leaves aside what is right.
-        alternatives: Whether the inputs of an example are choices of which one is right.
-        long: "cut" shortens an input that does not fit, "error" refuses it.
-        template: What the texts of an input are put into; None puts the tokenizer's special pieces around them.
+    The inputs of an example may be `alternatives`, of which one is right. An input that does not fit is shortened, or
+    with `long` "error" refused. Without a template the tokenizer's special pieces stand around texts.
 
     Returns:
         The windows, and notices for the user.
@@ -108,7 +103,7 @@ def encode_texts(
     paired = any(len(texts) == 2 and frame.second_segment for _, frame, texts in framed)
     split = EncodedSplit(
         pieces=joined(windows),
-        piece_starts=starts_of(np.array([len(window) for window in windows], dtype=np.int64)),
+        piece_starts=bounds_of(windows),
         segments=joined([second for _, second, _ in filled]).astype(np.uint8) if paired else None,
         positions=np.array([position for *_, position in filled], dtype=np.int32),
         word_starts=np.arange(len(windows) + 1),
@@ -126,14 +121,11 @@ def fitted(lengths: Sequence[int], room: int) -> list[int]:
     if len(lengths) == 1:
         return [min(lengths[0], room)]
     first, second = lengths
-    if first + second <= room:
-        return [first, second]
-    half = room // 2
-    if first <= half:
-        return [first, room - first]
-    if second <= half:
-        return [room - second, second]
-    return [room - half, half]
+    if first + second > room:
+        half = room // 2
+        first = first if first <= half else room - min(second, half)
+        second = room - first
+    return [first, second]
 
 
 def _pieces_of(texts: set[str], word_pieces: WordPieces) -> dict[str, Int32[np.ndarray, " pieces"]]:
@@ -141,10 +133,8 @@ def _pieces_of(texts: set[str], word_pieces: WordPieces) -> dict[str, Int32[np.n
     ordered = sorted(texts)
     encodings = word_pieces.tokenizer.encode_batch_fast(ordered, add_special_tokens=False)
     nothing = [] if word_pieces.unknown is None else [word_pieces.unknown]
-    return {
-        text: np.array(encoding.ids or nothing, dtype=np.int32)
-        for text, encoding in zip(ordered, encodings, strict=True)
-    }
+    pieces = [np.array(encoding.ids or nothing, dtype=np.int32) for encoding in encodings]
+    return dict(zip(ordered, pieces, strict=True))
 
 
 def _label_ids(
@@ -203,9 +193,8 @@ class Frame:
 def plain_frame(word_pieces: WordPieces, count: int) -> Frame:
     """One or two texts as the tokenizer puts them, scored at the first piece, or at the last of a causal backbone."""
     between = (word_pieces.between,) if count == 2 else ()
-    fixed = (word_pieces.prefix, *between, word_pieces.suffix)
     return Frame(
-        fixed=fixed,
+        fixed=(word_pieces.prefix, *between, word_pieces.suffix),
         order=tuple(range(count)),
         spaces=("",) * count,
         scored=(count, len(word_pieces.suffix) - 1) if word_pieces.last_piece else (0, 0),

@@ -81,16 +81,11 @@ def encode(
     no_piece: str = "unknown",
     predicate: PredicateMark | None = None,
 ) -> tuple[EncodedSplit, list[str]]:
-    """Tokenise sentences and cut them into windows.
+    """Tokenise sentences, whose tags are all in `labels` (None leaves them aside), and cut them into windows.
 
-    Args:
-        sentences: Sentences whose tags are all in `labels`.
-        word_pieces: The backbone's tokenizer.
-        labels: The task's labels; None leaves the tags aside.
-        long: "window" covers a sentence that does not fit by several windows, "error" refuses it.
-        no_piece: "unknown" gives a word without word pieces the unknown piece, "error" refuses it.
-        predicate: How a sentence's predicate is shown: "suffix" closes every window with it, as the second text of a
-            pair; "segment" gives its pieces the second segment. None where sentences have none.
+    With `long` "window" a sentence that does not fit is covered by several windows, with `no_piece` "unknown" a word
+    without word pieces gets the unknown piece; "error" refuses either. A sentence's predicate closes every window, as
+    the second text of a pair ("suffix"), or has the second segment ("segment"); None where sentences have none.
 
     Returns:
         The windows, and notices for the user: what was windowed, replaced or cut, with counts and first places.
@@ -168,10 +163,8 @@ def _encode_chunk(
     pieces = np.empty(window_starts[-1], dtype=np.int32)
     shown = ranges(first, last - first)
     pieces[ranges(window_starts[:-1] + before, text)] = words.pieces[ranges(words.starts[shown], words.counts[shown])]
-    for column, piece in enumerate(word_pieces.prefix):
-        pieces[window_starts[:-1] + column] = piece
-    for column, piece in enumerate(word_pieces.suffix):
-        pieces[window_starts[1:] - after + column] = piece
+    _put(word_pieces.prefix, pieces, window_starts[:-1])
+    _put(word_pieces.suffix, pieces, window_starts[1:] - after)
     segments = np.zeros(0, dtype=np.uint8)
     if predicate == "suffix":
         segments = _remind(pieces, window_starts[1:] - after, words, owners, word_pieces)
@@ -184,15 +177,14 @@ def _encode_chunk(
         findings.unmarked += [sentences[owner].where for owner in np.unique(owners[~seen]).tolist()]
     scored = piece_starts[1:] - 1 if word_pieces.last_piece and not word_pieces.mean else piece_starts[:-1]
     positions = scored - np.repeat(piece_starts[first] - before, end - begin)
-    return _Chunk(
-        pieces,
-        np.diff(window_starts),
-        segments,
-        positions.astype(np.int32),
-        words.counts.astype(np.int32),
-        end - begin,
-        windows_of,
-    )
+    narrow, widths = positions.astype(np.int32), words.counts.astype(np.int32)
+    return _Chunk(pieces, np.diff(window_starts), segments, narrow, widths, end - begin, windows_of)
+
+
+def _put(special: Sequence[int], pieces: Int32[np.ndarray, " pieces"], starts: Int64[np.ndarray, " windows"]) -> None:
+    """Write the same pieces from each start on."""
+    for column, piece in enumerate(special):
+        pieces[starts + column] = piece
 
 
 def _remind(
@@ -203,11 +195,9 @@ def _remind(
     word_pieces: WordPieces,
 ) -> UInt8[np.ndarray, " pieces"] | UInt8[np.ndarray, " 0"]:
     """Put the predicate of each window's sentence before `ends`, as a pair's second text; return the segments."""
-    between = word_pieces.between
-    counts = words.reminders[owners] - len(between)
+    counts = words.reminders[owners] - len(word_pieces.between)
     starts = ends - counts
-    for column, piece in enumerate(between):
-        pieces[starts - len(between) + column] = piece
+    _put(word_pieces.between, pieces, starts - len(word_pieces.between))
     pieces[ranges(starts, counts)] = words.pieces[ranges(words.starts[words.predicates[owners]], counts)]
     if not word_pieces.second_segment:
         return np.zeros(0, dtype=np.uint8)
@@ -232,11 +222,7 @@ class _Words:
     """
 
     def __init__(
-        self,
-        sentences: Sequence[Sentence],
-        word_pieces: WordPieces,
-        predicate: PredicateMark | None,
-        findings: "_Findings",
+        self, sentences: Sequence[Sentence], word_pieces: WordPieces, mark: PredicateMark | None, findings: "_Findings"
     ) -> None:
         self.sentence_starts = starts_of(np.array([len(sentence.words) for sentence in sentences]))
         numbers: dict[str, int] = {}
@@ -252,12 +238,12 @@ class _Words:
         starts[sizes == 0] = len(encoding.ids)
         self.starts = starts[which]
         self.predicates = self.sentence_starts[:-1]
-        if predicate is not None:
+        if mark is not None:
             self.predicates = self.predicates + np.array([it.predicate or 0 for it in sentences], dtype=np.int64)
         self.rooms = np.full(len(sentences), word_pieces.room)
         self.reminders = np.zeros(len(sentences), dtype=np.int64)
         self.counts = np.clip(sizes, 1, word_pieces.room)[which]
-        if predicate == "suffix":
+        if mark == "suffix":
             between = len(word_pieces.between)
             half = (word_pieces.room - between + 1) // 2  # a predicate so long is told as a word that is cut
             self.reminders = between + np.minimum(self.counts[self.predicates], half)
@@ -293,10 +279,8 @@ class _Findings:
 
     def __init__(self, *, room: int, predicate: PredicateMark | None) -> None:
         self.room = f"{room} word pieces" + (" less those of the predicate" if predicate == "suffix" else "")
-        self.without_piece: list[str] = []
-        self.windowed: list[str] = []
-        self.cut_words: list[str] = []
-        self.unmarked: list[str] = []
+        self.without_piece, self.cut_words = list[str](), list[str]()
+        self.windowed, self.unmarked = list[str](), list[str]()
 
     def add(self, sentences: Sequence[Sentence], words: _Words, sizes: Int64[np.ndarray, " words"]) -> None:
         """Note what stands out among some sentences, given how many pieces the tokenizer made of each word."""
@@ -317,21 +301,14 @@ class _Findings:
 
     def enforce(self, *, long: str, no_piece: str, has_unknown: bool) -> None:
         """Raise for what the task's policies forbid."""
-        problems = []
-        if no_piece == "error" or not has_unknown:
-            remedy = (
-                ". Remove the word from the file, or set no_piece: unknown"
-                if has_unknown
-                else ", and has no unknown piece to stand in for it. Remove the word from the file"
-            )
-            problems += [
-                f"{where}: the tokenizer turns this word into no word piece{remedy}" for where in self.without_piece
-            ]
+        remedy = ", and has no unknown piece to stand in for it. Remove the word from the file"
+        if has_unknown:
+            remedy = ". Remove the word from the file, or set no_piece: unknown"
+        told = f"sentence is longer than the {self.room} the backbone takes. Split it, or set long: window"
+        lacking = self.without_piece if no_piece == "error" or not has_unknown else []
+        problems = [f"{where}: the tokenizer turns this word into no word piece{remedy}" for where in lacking]
         if long == "error":
-            problems += [
-                f"{where}: sentence is longer than the {self.room} the backbone takes. Split it, or set long: window"
-                for where in [*self.windowed, *self.cut_words]
-            ]
+            problems += [f"{where}: {told}" for where in (*self.windowed, *self.cut_words)]
         if problems:
             raise DataError(capped(problems))
 
@@ -341,10 +318,7 @@ class _Findings:
             (self.windowed, f"sentences longer than {self.room}, read in overlapping windows"),
             (self.without_piece, "words without a word piece, read as the unknown piece"),
             (self.cut_words, f"words longer than {self.room}, only their first pieces read"),
-            (
-                self.unmarked,
-                "sentences with windows without their predicate, which predicate: suffix puts into all",
-            ),
+            (self.unmarked, "sentences with windows without their predicate, which predicate: suffix puts into all"),
         )
 
 
@@ -360,11 +334,7 @@ def capped(problems: Sequence[str]) -> list[str]:
 
 
 def windows(counts: Int64[np.ndarray, " words"], room: int) -> list[tuple[int, int, int, int]]:
-    """Cover words by windows of at most `room` pieces and share the words out.
-
-    Args:
-        counts: Pieces of each word, each at least 1 and at most `room`.
-        room: Pieces of a window.
+    """Cover words of 1 to `room` pieces each by windows of at most `room` pieces, and share the words out.
 
     Returns:
         (first, last, begin, end) of each window: it shows the words `first:last` and scores the words `begin:end`, at

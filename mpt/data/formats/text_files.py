@@ -26,7 +26,7 @@ csv.field_size_limit(1 << 24)  # passages of books occur; the default is 128 KiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Item:
     """What one example is read from: an object, and where it stands.
 
     The view is the line with an item in the place of each list on the way to the object: `questions.question` is the
@@ -67,14 +67,14 @@ class TextSource:
         """Name of the label in the object that is an example."""
         return str(self.fields.label).removeprefix(f"{self.each}.")
 
-    def parts(self, record: Record) -> list[Part]:
+    def parts(self, record: Record) -> list[Item]:
         """What the examples of an object are read from, and written to.
 
         Raises:
             DataError: There is no such list, or it does not hold objects.
         """
         if self.each is None or self.format != "jsonl":
-            return [Part(own=record, view=record)]
+            return [Item(own=record, view=record)]
         return parts_of(record, self.each)
 
 
@@ -125,7 +125,7 @@ def write_answers(
         write_text(path_out, _answered_objects(text, source, by_line))
 
 
-def _example(part: Part, *, source: TextSource, path: str, line: int, documents: dict[str, int]) -> TextExample:
+def _example(part: Item, *, source: TextSource, path: str, line: int, documents: dict[str, int]) -> TextExample:
     try:
         inputs, tags = (_choices if source.unit == "choices" else _text)(part, source)
         document = _document(part, source, line, documents)
@@ -168,7 +168,7 @@ def _lines(text: str) -> Iterator[tuple[int, Record]]:
     return ((number, {"text": line}) for number, line in enumerate(split_lines(text), 1) if line.strip())
 
 
-def _text(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+def _text(part: Item, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
     """One text or a pair, and its label."""
     if source.format == "text":
         texts: tuple[str, ...] = (_string(part.view, "text"),)
@@ -180,7 +180,7 @@ def _text(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], 
     return (texts,), (source.label or _label(part.own, source.label_name),)
 
 
-def _choices(part: Part, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
+def _choices(part: Item, source: TextSource) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...] | None]:
     """A pair of context and choice for each choice, and the number of the right one."""
     record = part.view
     context = _composed(record, str(source.fields.text))
@@ -244,14 +244,14 @@ def _inner(record: Mapping[str, Any], name: str) -> Any:
     return _inner(inner, rest)
 
 
-def _document(part: Part, source: TextSource, line: int, numbers: dict[str, int]) -> int | None:
+def _document(part: Item, source: TextSource, line: int, numbers: dict[str, int]) -> int | None:
     """Number of the document that a field names, in order of first occurrence; a line of several examples is one."""
     if source.format == "text" or source.fields.document is None:
         return line if part.place else None
     return numbers.setdefault(_string(part.view, str(source.fields.document)), len(numbers))
 
 
-def parts_of(record: Record, path: str, before: str = "") -> list[Part]:
+def parts_of(record: Record, path: str, before: str = "") -> list[Item]:
     """Every item of the lists that a path leads to from the line, or from the object at the place `before`, in order.
 
     What the last name of the path stands for is a list; what others do, an object or a list as well.
@@ -274,10 +274,10 @@ def parts_of(record: Record, path: str, before: str = "") -> list[Part]:
     return [replace(part, view={**record, name: part.view}) for parts in found for part in parts]
 
 
-def _inside(place: str, item: Any, rest: str) -> list[Part]:
+def _inside(place: str, item: Any, rest: str) -> list[Item]:
     if not isinstance(item, dict):
         raise DataError(f"{place} must be an object, got {quoted(json.dumps(item))}")
-    return parts_of(item, rest, f"{place}.") if rest else [Part(own=item, view=item, place=place)]
+    return parts_of(item, rest, f"{place}.") if rest else [Item(own=item, view=item, place=place)]
 
 
 def _answered_objects(text: str, source: TextSource, answers: Mapping[int, Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
 """Windows to padded tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from mpt.data.order.plan import greedy_cuts
 from mpt.data.ragged import ranges
 from mpt.data.windows import EncodedSplit
 
@@ -21,8 +20,7 @@ class RowGroup:
     Attributes:
         slot: Whose task state they are computed with.
         tasks: Whose heads score their words: one, or several that share the slot.
-        rows: Their number.
-        words: Words to score in them.
+        rows, words: Their number, and that of the words to score in them.
     """
 
     slot: int
@@ -77,15 +75,7 @@ class Batch:
 def collate(
     split: EncodedSplit, windows: Int64[np.ndarray, " rows"], *, pad: int, tasks: Sequence[str] = (), slot: int = 0
 ) -> Batch:
-    """Pad the windows to the longest of them.
-
-    Args:
-        split: Holds them.
-        windows: Their numbers.
-        pad: Id of the piece that fills rows up.
-        tasks: Whose heads score them; none for a text that nobody scores.
-        slot: Whose task state they are computed with.
-    """
+    """Windows of a split, filled up with the piece `pad` to the longest of them; without tasks nobody scores them."""
     lengths = split.pieces_of(windows)
     longest = int(lengths.max())
     columns = np.arange(longest)
@@ -113,35 +103,28 @@ def collate(
 
 
 def mixed(batches: Sequence[Batch], *, pad: int) -> Batch:
-    """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside.
-
-    Args:
-        batches: Each padded to its own longest row.
-        pad: Id of the piece that fills rows up.
-    """
+    """Batches of several slots and tasks as one, their rows in the same order; what is right is left aside."""
     longest = max(batch.input_ids_BS.shape[1] for batch in batches)
     segmented = any(batch.segments_BS is not None for batch in batches)
+    segments = [_or_all(it.segments_BS, it, 0) for it in batches]
     widths = [torch.ones_like(it.words_M) if it.widths_M is None else it.widths_M for it in batches]
     first_rows = np.cumsum([0, *(len(batch.input_ids_BS) for batch in batches)])
-    masks = [_widened(_mask(batch), longest, False) for batch in batches]
-    mask = torch.cat(masks)
+    masks = [_or_all(it.attention_mask_BS, it, 1).bool() for it in batches]
+    mask = torch.cat([_widened(own, longest, False) for own in masks])
     return Batch(
         input_ids_BS=torch.cat([_widened(batch.input_ids_BS, longest, pad) for batch in batches]),
         attention_mask_BS=None if bool(mask.all()) else mask,
         words_M=torch.cat([_moved(it, int(row), longest) for it, row in zip(batches, first_rows, strict=False)]),
         labels_M=None,
         widths_M=torch.cat(widths) if any(batch.widths_M is not None for batch in batches) else None,
-        segments_BS=torch.cat([_widened(_segments(it), longest, 0) for it in batches]) if segmented else None,
+        segments_BS=torch.cat([_widened(own, longest, 0) for own in segments]) if segmented else None,
         rows=tuple(group for batch in batches for group in batch.rows),
     )
 
 
-def _mask(batch: Batch) -> Bool[Tensor, "B S"]:
-    return torch.ones_like(batch.input_ids_BS, dtype=torch.bool) if (it := batch.attention_mask_BS) is None else it
-
-
-def _segments(batch: Batch) -> Int64[Tensor, "B S"]:
-    return torch.zeros_like(batch.input_ids_BS) if batch.segments_BS is None else batch.segments_BS
+def _or_all(values_BS: Tensor | None, batch: Batch, value: int) -> Tensor:
+    """Values of a batch's pieces, or where it has none one value for all."""
+    return torch.full_like(batch.input_ids_BS, value) if values_BS is None else values_BS
 
 
 def _widened(values_BS: Tensor, columns: int, value: int) -> Tensor:
@@ -160,15 +143,6 @@ def _groups(split: EncodedSplit, windows: Int64[np.ndarray, " words"]) -> Int64[
         return None
     units = split.units_of(windows)
     return torch.from_numpy(np.cumsum(np.diff(units, prepend=units[:1]) != 0))
-
-
-def evaluation_batches(
-    split: EncodedSplit, windows: Int64[np.ndarray, " n"], *, tokens: int
-) -> Iterator[Int64[np.ndarray, " rows"]]:
-    """The windows once each, longest last, in groups of at most `tokens` padded positions."""
-    lengths = split.pieces_of(windows)
-    order = np.argsort(lengths, kind="stable")
-    yield from np.split(windows[order], greedy_cuts(lengths[order], tokens))
 
 
 def word_rows(split: EncodedSplit, windows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " M"]:

@@ -23,11 +23,7 @@ class Draws:
 
     A queue holds the next draw of every task, so a draw costs the logarithm of their number. Any draw can be gone to:
     how often a task was drawn before a mixture time is its rate times that time, give or take the one draw whose random
-    point decides.
-
-    Args:
-        tasks: Name, which names the task's random stream, and rate of each task.
-        seed: Names the order.
+    point decides. A task is given by name, which names its random stream, and rate.
     """
 
     def __init__(self, tasks: Sequence[tuple[str, float]], *, seed: int) -> None:

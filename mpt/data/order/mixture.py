@@ -23,14 +23,8 @@ def mixing_rates(
     epochs, `uniform` the same number of micro-batches, and `temperature` lies between (size to the power of 1/T).
 
     With a total, no task is repeated more often than its limit: tasks above it are held at `limit * size / total`, and
-    what that frees goes to the others in proportion to their rates, until no task is above its limit.
-
-    Args:
-        mixture: Strategy, temperature and the repetition limit.
-        sizes: Words in each task's training split.
-        total: Words that the whole run draws. None: the limit is not applied.
-        max_epochs: Limits of single tasks, instead of `mixture.max_epochs_per_task`; None there means no limit.
-        rates: Relative weight of each task; needed by strategy `explicit` only.
+    what that frees goes to the others in proportion to their rates, until no task is above its limit: its own of
+    `max_epochs`, else that of the mixture. Strategy `explicit` needs the relative weight of each task, its `rates`.
 
     Returns:
         Rates that sum to 1, in the order of `sizes`.
@@ -56,12 +50,7 @@ def mixing_rates(
 
 
 def repetition_limits(mixture: Mixture, max_epochs: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return how many epochs of each task a run may draw at most, None for no limit.
-
-    Args:
-        mixture: Gives the limit of tasks that have none of their own.
-        max_epochs: Each task's own limit or None.
-    """
+    """How many epochs of each task a run may draw at most: its own limit, else the mixture's; None for no limit."""
     return {name: limit or mixture.max_epochs_per_task for name, limit in max_epochs.items()}
 
 
@@ -84,10 +73,7 @@ def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _filled(weights: Mapping[str, float], caps: Mapping[str, float]) -> dict[str, float]:
-    """Water filling: hold tasks at their caps, share what is left by weight, until the shares respect all caps.
-
-    A round that holds no further task is the last, so there are at most as many rounds as tasks.
-    """
+    """Water filling: hold tasks at their caps, share what is left by weight, until the shares respect all caps."""
     held: dict[str, float] = {}
     while True:
         free = {name: weight for name, weight in weights.items() if name not in held}

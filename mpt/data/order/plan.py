@@ -32,8 +32,7 @@ class MicroBatch:
     """Units of one task that are computed together: windows, or the choices of one question.
 
     Attributes:
-        task: Index of the task in the mixture.
-        units: Indices of its units in the task's training split, sorted by length.
+        task, units: Index of the task in the mixture, and of its units in the task's training split, by length.
         weight: What the summed loss of its words is multiplied by, so that the step's loss is the mean over draws of
             the task's mean loss per labelled word.
     """
@@ -68,15 +67,7 @@ Units = tuple[Integer[np.ndarray, " windows"], Integer[np.ndarray, " windows"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSize:
-    """The same of a streamed task.
-
-    Attributes:
-        name: Name of the task.
-        rate: Share of the draws, in (0, 1].
-        shards: What is known of its shards.
-        read: Word pieces and words of the windows of a shard, by its number.
-        loss_weight: Factor on the task's loss.
-    """
+    """The same of a streamed task: what is known of its shards, and what reads those of a shard, by its number."""
 
     name: str
     rate: float
@@ -86,15 +77,10 @@ class StreamSize:
 
 
 class Plan:
-    """The order of a whole run.
+    """The order of a whole run over the tasks of a mixture, whose rates sum to 1; the seed names it.
 
-    Args:
-        tasks: The tasks of the mixture; their rates sum to 1.
-        seed: Names the order.
-        tokens: Word-piece positions of a micro-batch at most, padding included. A longer window is a micro-batch of
-            its own.
-        micro_batches: Micro-batches of a step.
-        tasks_per_step: Draws of a step; divides `micro_batches`.
+    A micro-batch has at most `tokens` word-piece positions, padding included; a longer window is a micro-batch of its
+    own. The draws of a step, `tasks_per_step`, share its micro-batches evenly.
     """
 
     def __init__(
@@ -159,30 +145,16 @@ def _narrow(counts: Integer[np.ndarray, " n"]) -> UInt[np.ndarray, " n"]:
 
 
 class TaskOrder:
-    """The endless sequence of micro-batches of one task.
+    """The endless sequence of micro-batches of one task, given the word pieces of each window; see `Plan`.
 
-    Args:
-        name: Name of the task.
-        pieces: Word pieces of each window; at least one.
-        seed: Names the order.
-        tokens: Positions of a micro-batch at most.
-        pools: Pools of an epoch; None makes them of about `POOL_MICRO_BATCHES`.
+    An epoch has so many pools; None makes them of about `POOL_MICRO_BATCHES`.
     """
 
     def __init__(
-        self,
-        name: str,
-        pieces: Integer[np.ndarray, " windows"],
-        *,
-        seed: int,
-        tokens: int,
-        pools: int | None = None,
+        self, name: str, pieces: Integer[np.ndarray, " windows"], *, seed: int, tokens: int, pools: int | None = None
     ) -> None:
         assert len(pieces), f"task {name} has no windows"
-        self.name = name
-        self.pieces = pieces
-        self.seed = seed
-        self.tokens = tokens
+        self.name, self.pieces, self.seed, self.tokens = name, pieces, seed, tokens
         self._pools = pools or max(1, round(int(pieces.sum()) / (POOL_MICRO_BATCHES * tokens)))
         self._ends: list[int] = []  # micro-batches up to the end of each epoch
         self._epoch: tuple[int, _Epoch] | None = None
@@ -249,16 +221,10 @@ class StreamOrder:
 
     An epoch is a permutation of the shards, and in each shard one of its windows, with one pool: a shard then has as
     many micro-batches in every epoch, which its lengths tell without it being read.
-
-    Args:
-        task: What is known of it.
-        seed: Names the order.
-        tokens: Positions of a micro-batch at most.
     """
 
     def __init__(self, task: StreamSize, *, seed: int, tokens: int) -> None:
-        self.task = task
-        self.seed = seed
+        self.task, self.seed = task, seed
         self._starts = starts_of(np.array([shard.units for shard in task.shards]))
         counts = [1 + len(greedy_cuts(np.repeat(shard.lengths, shard.counts), tokens)) for shard in task.shards]
         self._counts = np.array(counts, dtype=np.int64)
@@ -280,8 +246,7 @@ class StreamOrder:
         order = self._order[1]
         ends = np.cumsum(self._counts[order])
         place = int(np.searchsorted(ends, within, side="right"))
-        shard = int(order[place])
-        count = int(self._counts[shard])
+        shard, count = int(order[place]), int(self._counts[order[place]])
         first = epoch * count + within - (int(ends[place]) - count)
         return self._shard(shard)[0].batch(first) + self._starts[shard]
 
@@ -314,6 +279,12 @@ def balanced_cuts(pieces: Integer[np.ndarray, " windows"], tokens: int) -> list[
         else:
             low = middle
     return cuts
+
+
+def length_groups(pieces: Integer[np.ndarray, " windows"], *, tokens: int) -> list[Int64[np.ndarray, " rows"]]:
+    """Indices of all windows once each, longest last, in groups of at most `tokens` padded positions."""
+    order = np.argsort(pieces, kind="stable")
+    return np.split(order, greedy_cuts(pieces[order], tokens))
 
 
 def greedy_cuts(pieces: Integer[np.ndarray, " windows"], tokens: int) -> list[int]:

@@ -10,7 +10,7 @@ from mpt.data.families.answers import (
     Found,
     answer_of,
     answer_scores,
-    find_answers,
+    find_answer,
     normalised,
     qa_score,
     score_found,
@@ -125,7 +125,7 @@ def split_of(text, windows):
 
 
 def find(split, *rows, max_answer=30):
-    (found,) = find_answers([np.array(rows, dtype=np.float32)], split, np.array([0]), max_answer=max_answer)
+    found = find_answer(np.array(rows, dtype=np.float32), split, 0, max_answer=max_answer)
     return found
 
 

@@ -116,7 +116,7 @@ def test_the_paper_manifest_reads_lines_of_the_published_layout(tmp_path, monkey
     manifest = load_manifest(REPO / "data_manifests" / "paper_superglue.yaml")
     task, _ = load_task(manifest, "record", splits=("train", "dev", "test"))
     train, dev = ({it.document for it in task.splits[split]} for split in ("train", "dev"))
-    assert dev and not train & dev and len(train | dev) == 10 and task.metric == "qa_f1"
+    assert dev and not train & dev and len(train | dev) == 10 and task.spec.metric == "qa_f1"
     assert len(task.splits["test"]) == 20 and task.splits["test"][0].tags == ("Ada", "Ada")
 
 

@@ -133,7 +133,7 @@ def test_dev_is_whole_articles(tmp_path):
     write(tmp_path / "s.json", document(*articles))
     task, _ = load_task(load_manifest(spec(tmp_path)), "t")
     train, dev = ({it.document for it in task.splits[split]} for split in ("train", "dev"))
-    assert train and dev and not train & dev and task.labels == ("start", "end") and task.metric == "qa_f1"
+    assert train and dev and not train & dev and task.labels == ("start", "end") and task.spec.metric == "qa_f1"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpt.data.order.batch import RowGroup, collate, evaluation_batches, mixed, word_rows
+from mpt.data.order.batch import RowGroup, collate, mixed, word_rows
+from mpt.data.order.plan import length_groups
 from mpt.data.windows import EncodedSplit, Places
 
 PAD = 99
@@ -105,7 +106,7 @@ def test_every_word_of_a_batch_keeps_its_piece_and_label(split_windows, data):
 def test_evaluation_sees_every_window_once(split_windows, tokens, data):
     split, windows = split_windows
     wanted = data.draw(st.lists(st.integers(0, len(windows) - 1), unique=True, min_size=1))
-    groups = list(evaluation_batches(split, np.array(wanted), tokens=tokens))
+    groups = [np.array(wanted)[rows] for rows in length_groups(split.pieces_of(np.array(wanted)), tokens=tokens)]
     assert sorted(np.concatenate(groups).tolist()) == sorted(wanted)
     lengths = [split.window_pieces[group] for group in groups]
     assert all(len(group) == 1 or len(group) * group.max() <= tokens for group in lengths)
