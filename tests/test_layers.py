@@ -196,7 +196,7 @@ def unsafe(tree):
 
 FAMILY_FACTS = {"unit", "softmax_over", "passages"}
 FAMILY_NAMES = set(FAMILIES)
-# Which files a family is read from and written to is a matter of its formats.
+# What a manifest may say of a family, and which files it is read from and written to, is a matter of its formats.
 ASK_OF_FORMATS = {
     "mpt/data/manifest/family_specs.py",
     "mpt/data/manifest/format_specs.py",

@@ -252,6 +252,12 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume
             return None
         raise CheckpointError(f"{folder}: nothing to resume, it has no checkpoint. Start it with --resume auto")
     checkpoint = load_checkpoint(path)
+    if not checkpoint.optimizer:
+        raise CheckpointError(
+            f"{path}: holds no moments of the optimizer, so this run cannot be gone on with: it was imported, or is one "
+            "of a transfer or a comparison. Resume that as a whole (--resume auto), transfer from this run "
+            "(--init-from), or start a new one"
+        )
     require_same(
         _wherever(checkpoint.identity),
         _wherever(identity),

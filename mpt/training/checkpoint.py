@@ -215,6 +215,8 @@ def best(run: Path) -> Path | None:
     """The checkpoint of a run folder with the highest dev score, the earliest of equals; else the newest."""
     scored = []
     for folder in list_checkpoints(run / "checkpoints"):
+        if not (folder / PROGRESS).is_file():
+            verify(folder)  # tells of damage, or of a format that had no such file
         score = read_json(folder / PROGRESS).get("score")
         if score is not None:
             scored.append((score, folder))

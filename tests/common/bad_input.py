@@ -3,13 +3,14 @@
 In tests/, `python -m common.bad_input > ../docs/errors.md` writes the page anew.
 """
 
+import hashlib
 import json
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from common.backbones import tiny_backbone, tiny_model
 from common.runs import write_bert
 from common.squad import asked, document, write
 from pyarrow import parquet
+
+from mpt.base.files import sha256_file, to_json
+from mpt.training.checkpoint import SEAL, load_checkpoint, save_checkpoint
 
 CONFIG = """manifest: data/mixture.yaml
 backbone: {reference: backbone, dtype: float32}
@@ -135,6 +139,27 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
+def as_format_1(folder):
+    """Give a checkpoint's files the names and the version that they had."""
+    (folder / "state.safetensors").rename(folder / "prompts.safetensors")
+    (folder / "progress.json").rename(folder / "state.json")
+    (folder / "networks.safetensors").unlink()
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != SEAL
+    }
+    seal = {"format_version": 1, "files": files}
+    (folder / SEAL).write_bytes(to_json({**seal, "sha256": hashlib.sha256(to_json(seal)).hexdigest()}))
+
+
+def without_moments(folder):
+    """Leave of a checkpoint what the runs of a transfer keep."""
+    checkpoint = replace(load_checkpoint(folder), optimizer={})
+    shutil.rmtree(folder)
+    save_checkpoint(folder.parent, checkpoint)
+
+
 def write_parquet(**columns):
     """Make people a task of one Parquet file."""
     parquet.write_table(pyarrow.table(columns), TRAIN.with_suffix(".parquet"))
@@ -247,7 +272,22 @@ CASES = (
         topic="Command line",
         what="An unknown baseline",
         command=(*TRANSFER, "--baseline", "scratch,fine-tunning"),
-        parts=('"fine-tunning" is not one of head, bitfit, lora, fine-tuning', 'Did you mean "fine-tuning"?'),
+        parts=(
+            '"fine-tunning" is not one of head, bitfit, lora, low-rank, prompt+low-rank, fine-tuning',
+            'Did you mean "fine-tuning"?',
+        ),
+    ),
+    Case(
+        topic="Command line",
+        what="An unknown method",
+        command=(*PRETRAIN, "--set", "method=low_rank"),
+        parts=('"low_rank" is not one of prompt, head, bitfit, lora', 'Did you mean "low-rank"?'),
+    ),
+    Case(
+        topic="Command line",
+        what="Low-rank updates under two names",
+        command=(*PRETRAIN, "--set", "low_rank.rank=4", "--set", "lora.alpha=8"),
+        parts=("lora: is low_rank by another name. Keep one of them",),
     ),
     Case(
         topic="Command line",
@@ -656,6 +696,20 @@ CASES = (
         change=lambda: flip_bit(Path("run/checkpoints/step-00000004/heads.safetensors")),
         command=RESUME,
         parts=("step-00000004: the checkpoint is damaged: heads.safetensors", "(step-00000002)"),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="A run of an earlier mpt",
+        change=lambda: [as_format_1(path) for path in Path("run/checkpoints").iterdir()],
+        command=EVALUATE,
+        parts=("format version 1, this mpt knows 2. Use the mpt that wrote it, or train again",),
+    ),
+    Case(
+        topic="Checkpoints",
+        what="Resuming one of a transfer's runs",
+        change=lambda: without_moments(Path("run/checkpoints/step-00000004")),
+        command=RESUME,
+        parts=("holds no moments of the optimizer", "Resume that as a whole (--resume auto)"),
     ),
     Case(
         topic="Checkpoints",
