@@ -8,7 +8,6 @@ it, so that `mpt validate` starts at once.
 import os
 import sys
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -43,7 +42,7 @@ def validate(
     """Check a manifest and all its files, and print the mixture. Needs no backbone."""
     from mpt.data.validate import run_validate
 
-    raise typer.Exit(run_validate(manifest, passes=passes, as_json=as_json, console=_console()))
+    raise typer.Exit(run_validate(manifest, passes=passes, as_json=as_json, console=terminal()))
 
 
 @app.command()
@@ -61,7 +60,7 @@ def pretrain(
     settings = load_pretrain_settings(config, overrides)  # a mistake is told before torch is loaded
     from mpt.experiments.pretrain import pretrain as run
 
-    run(settings, out or Path("runs") / config.stem, resume=resume, console=_console())
+    run(settings, out or Path("runs") / config.stem, resume=resume, console=terminal())
 
 
 @app.command()
@@ -101,7 +100,7 @@ def transfer(
         shots=counts,
         resume=resume,
         backbone=backbone,
-        console=_console(),
+        console=terminal(),
     )
 
 
@@ -120,7 +119,7 @@ def compare(
     rows = load_compare_settings(config, overrides)
     from mpt.experiments.compare import compare as run
 
-    run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=_console())
+    run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=terminal())
 
 
 @app.command()
@@ -156,7 +155,7 @@ def evaluate(
         more=more,
         dtype=dtype,
         device=device,
-        console=_console(),
+        console=terminal(),
     )
 
 
@@ -196,7 +195,7 @@ def predict(
     from mpt.serving.predictor import Predictor, predict_files
     from mpt.serving.saved import find_device, open_bank
 
-    console = _console()
+    console = terminal()
     bank = open_bank([model, *more], reference=backbone, dtype=dtype, device=find_device(device))
     names = task or list(bank.tasks)
     predictors = [Predictor(bank.model(name), name, no_answer_above=no_answer_above) for name in names]
@@ -239,7 +238,7 @@ def export(
         export_peft(saved, name, out)
     else:
         export_backbone(saved, out)
-    _console().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
+    terminal().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
 
 
 @app.command("import")
@@ -268,26 +267,9 @@ def import_(
         reference=backbone,
         revision=revision,
         dtype=dtype,
-        console=_console(),
+        console=terminal(),
     )
-    _console().print(f"{folder} ({layout}): {made}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def quickstart(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the data and the runs; runs/quickstart-N if not given.")
-    ] = None,
-) -> None:
-    """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
-    from mpt.examples.quickstart import quickstart as run
-
-    run(out or _unused("runs/quickstart"), console=_console())
-
-
-def _unused(name: str) -> Path:
-    """The first of name, name-2, name-3, ... that does not exist."""
-    return next(path for n in count(1) if not (path := Path(name if n == 1 else f"{name}-{n}")).exists())
+    terminal().print(f"{folder} ({layout}): {made}", highlight=False, soft_wrap=True)
 
 
 def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
@@ -297,7 +279,8 @@ def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Where commands tell people things."""
     # Without a terminal rich would fold at 80 columns, which breaks tables in logs.
     return Console() if sys.stdout.isatty() else Console(width=120)
 
