@@ -256,7 +256,7 @@ def import_(
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
 ) -> None:
     """Make a checkpoint of an adapter of PEFT: prefix tuning or LoRA, for token classification."""
-    from mpt.experiments.import_peft import import_peft
+    from mpt.serving.import_peft import import_peft
 
     made = import_peft(
         folder,
