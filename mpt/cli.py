@@ -28,7 +28,15 @@ Dtype = Annotated[
     typer.Option(help="Type of the backbone; auto: as trained, or float32 where bfloat16 is only emulated."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is a GPU if there is one.")]
-Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
+Model = Annotated[Path, typer.Argument(help="Run folder or checkpoint.")]
+More = Annotated[
+    list[Path],
+    typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+]
+Moved = Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")]
+Finished = Annotated[
+    Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
+]
 
 
 @app.command()
@@ -47,7 +55,7 @@ def validate(
 
 @app.command()
 def pretrain(
-    config: Config,
+    config: Annotated[Path, typer.Option("--config", help="Configuration file of the run.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME-OF-CONFIG when not given.")] = None,
     resume: Annotated[
         Resume, typer.Option(help="Go on from the newest checkpoint of the run folder: if there is one, or it must be.")
@@ -76,10 +84,8 @@ def transfer(
     ] = None,
     head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/transfer_MANIFEST when not given.")] = None,
-    resume: Annotated[
-        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
-    ] = "never",
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    resume: Finished = "never",
+    backbone: Moved = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Transfer a pretrained prompt to single tasks and compare it with baselines."""
@@ -108,9 +114,7 @@ def transfer(
 def compare(
     config: Annotated[Path, typer.Option(help="Configuration of the comparison.")],
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/compare_CONFIG when not given.")] = None,
-    resume: Annotated[
-        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
-    ] = "never",
+    resume: Finished = "never",
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Compare methods on tasks over seeds: tables and a figure, a row at a time."""
@@ -124,17 +128,14 @@ def compare(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     manifest: Annotated[Path, typer.Option(help="Manifest with the data.")],
     task: Annotated[list[str], typer.Option(help="Task; repeat it for several. All that match when not given.")] = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
-    more: Annotated[
-        list[Path],
-        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
-    ] = [],  # noqa: B006
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    more: More = [],  # noqa: B006
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -161,14 +162,11 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     task: Annotated[list[str], typer.Option(help="Task to predict; repeat it for several. All when not given.")] = [],  # noqa: B006
-    more: Annotated[
-        list[Path],
-        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
-    ] = [],  # noqa: B006
+    more: More = [],  # noqa: B006
     layout: Annotated[
         str | None,
         typer.Option(
@@ -183,7 +181,7 @@ def predict(
     no_answer_above: Annotated[
         float | None, typer.Option(help="Of questions that may have no answer: by how much that must score higher.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -212,7 +210,7 @@ def predict(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     layout: Annotated[
         Literal["peft", "backbone"],
@@ -221,7 +219,7 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="With peft: the task whose head is written, when the model has several.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:

@@ -169,10 +169,9 @@ def _rows(call: Comparison, rows: Mapping[str, CompareSettings], saved: Mapping[
     )
     ready = []
     for name, settings in rows.items():
+        start = Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=settings.prompt)
         if name in saved:
             trained = {field: getattr(settings.prompt, field) for field in PromptTrainingSettings.model_fields}
             start = start_from(saved[name], PromptTrainingSettings(**trained))
-        else:
-            start = Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=settings.prompt)
         ready.append(Row(name=name, method=settings.rows[name].method, settings=settings, start=start))
     return ready
