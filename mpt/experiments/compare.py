@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from mpt.base.errors import ConfigError
-from mpt.base.settings import BackboneSettings, PromptTrainingSettings
+from mpt.base.settings import BackboneSettings, PartKind, PromptTrainingSettings
 from mpt.experiments.comparison import (
     Comparison,
     Row,
@@ -21,7 +21,7 @@ from mpt.experiments.comparison import (
     write_results,
 )
 from mpt.experiments.execution import open_backbone
-from mpt.experiments.methods import METHODS
+from mpt.experiments.methods import METHODS, trained_by
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.run_folder import Resume
 from mpt.experiments.settings import CompareSettings, load_pretrain_settings
@@ -30,7 +30,7 @@ from mpt.experiments.tables import Result, markdown
 from mpt.model.backbone.identity import digests, locate
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import SavedModel, open_saved
-from mpt.training.checkpoint import differences, find_checkpoint, read_json
+from mpt.training.checkpoint import differences, find_checkpoint, read_json, verify
 from mpt.training.identity import PLACES_AND_COSTS
 from mpt.training.launch import with_dtype
 from mpt.training.ranks import together
@@ -64,8 +64,9 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     with together(call.accelerator):
         sources = _sources(rows)
         _require_backbone(declared, list(dict.fromkeys(sources.values())))
-        fresh = {name: METHODS[row.rows[name].method] for name, row in rows.items() if name not in sources}
-        require_trainable({name: (it, it.parts) for name, it in fresh.items()}, call.tasks, call.engine)
+        methods = {name: METHODS[row.rows[name].method] for name, row in rows.items()}
+        held = {name: _parts(sources[name]) if name in sources else it.parts for name, it in methods.items()}
+        require_trainable({name: (methods[name], parts) for name, parts in held.items()}, call.tasks, call.engine)
     begin(call, {}, dtype=backbone.dtype, notices=notices, resume=resume)
     saved = _pretrained(call, common, sources)
     with together(call.accelerator):
@@ -116,7 +117,9 @@ def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> No
     for path in sources:
         expected = _facts(declared)
         if path.is_file():  # not trained yet: the same if it is called the same
-            found = _facts(load_pretrain_settings(path).backbone)
+            settings = load_pretrain_settings(path)
+            shifted = {"positions": "shifted"} if trained_by(settings.method).shifted else {}
+            found = _facts(settings.backbone) | shifted
         else:
             own = read_json(find_checkpoint(path) / "identity.json")["backbone"]
             content = digests(locate(declared.reference, declared.revision))
@@ -132,6 +135,15 @@ def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> No
             )
     if problems:
         raise ConfigError(problems)
+
+
+def _parts(path: Path) -> tuple[PartKind, ...]:
+    """Kinds of the parts of a pretrained state, or of one that is to be."""
+    if path.is_file():
+        return trained_by(load_pretrain_settings(path).method).parts
+    folder = find_checkpoint(path)
+    verify(folder)
+    return tuple(read_json(folder / "identity.json")["state"])
 
 
 def _facts(settings: BackboneSettings) -> dict[str, Any]:

@@ -228,9 +228,8 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume
     checkpoint = load_checkpoint(path)
     if not checkpoint.optimizer:
         raise CheckpointError(
-            f"{path}: holds no moments of the optimizer, so this run cannot be gone on with: it was imported, or is "
-            "one of a transfer or a comparison. Resume that as a whole (--resume auto), transfer from this run "
-            "(--init-from), or start a new one"
+            f"{path}: holds no moments of the optimizer, since it was imported or is of a transfer or comparison, so "
+            "it cannot be resumed. Resume the transfer or comparison as a whole (--resume auto), or start a new run"
         )
     remedy = "Resume with the configuration and data it was started with, or start a new run"
     require_same(_wherever(checkpoint.identity), _wherever(identity), folder=path, remedy=remedy)

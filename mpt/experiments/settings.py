@@ -128,8 +128,7 @@ class TransferSettings(TrialSettings):
     starts at the pretrained prompt.
 
     Attributes:
-        baselines: Methods to compare with, see `mpt.experiments.methods`: head, bitfit, lora, fine-tuning,
-            prompt-tuning, p-tuning, prefix-tuning, scratch.
+        baselines: Methods to compare with, from fresh starts; see `mpt.experiments.methods`.
     """
 
     baselines: tuple[Annotated[str, AfterValidator(baseline)], ...] = ("scratch",)

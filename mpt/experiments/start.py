@@ -139,7 +139,7 @@ def require_trainable(
         f"{name}: method {method.name} trains {_listed(method.parts)}, and what it starts from holds {_listed(parts)}. "
         'Take method "transfer", which trains whatever was pretrained, or another pretraining'
         for name, (method, parts) in starts.items()
-        if not method.pretrained and tuple(parts) != method.parts
+        if not method.pretrained and set(parts) != set(method.parts)
     ]
     if problems:
         raise ConfigError(problems)

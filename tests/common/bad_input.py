@@ -709,7 +709,7 @@ CASES = (
         what="Resuming one of a transfer's runs",
         change=lambda: without_moments(Path("run/checkpoints/step-00000004")),
         command=RESUME,
-        parts=("holds no moments of the optimizer", "Resume that as a whole (--resume auto)"),
+        parts=("holds no moments of the optimizer", "Resume the transfer or comparison as a whole (--resume auto)"),
     ),
     Case(
         topic="Checkpoints",

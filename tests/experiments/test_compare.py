@@ -200,6 +200,70 @@ def test_rows_start_from_states_of_their_own_each_pretrained_once(write, world, 
     compare(write(rows=rows, seeds=[0], tuning=NO_TUNING), tmp_path / "out", resume="must", console=quiet())
 
 
+def pretraining(tmp_path, **changes):
+    """Change the pretraining of a comparison."""
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def state_of(folder, row):
+    checkpoint = load_checkpoint(find_checkpoint(folder / "runs/firms-20" / stage.folder_name(row) / "seed-0"))
+    return checkpoint, {name: value.numpy().tobytes() for name, value in checkpoint.state.items()}
+
+
+def test_a_pretrained_state_is_trained_by_its_own_method_as_by_a_transfer(write, tmp_path):
+    """Updates of the layers that were pretrained, whatever those of a fresh start are."""
+    rows = {
+        "fresh": {"method": "prompt+low-rank"},
+        "pretrained": {"method": "prompt+low-rank", "start": "pretrained"},
+        "MPT-2": {"method": "transfer"},
+    }
+    settings = write(rows=rows, seeds=[0], tuning=NO_TUNING | {"low_rank_learning_rates": []})
+    pretraining(tmp_path, method="prompt+low-rank", low_rank={"rank": 3, "targets": "attention"})
+    results = compare(settings, tmp_path / "out", resume="never", console=quiet())
+    (fresh, fresh_state), (own, own_state), (transferred, same) = (state_of(tmp_path / "out", row) for row in rows)
+    assert own_state == same != fresh_state
+    assert fresh.identity["init_from"] is None and own.identity["init_from"] == transferred.identity["init_from"]
+    ranks = [checkpoint.identity["state"]["low_rank"]["rank"] for checkpoint in (fresh, own, transferred)]
+    assert ranks == [8, 3, 3]
+    assert [result.trained for result in results][1:] == [results[1].trained] * 2 != [results[0].trained] * 2
+
+
+@pytest.mark.parametrize("run", [False, True], ids=["configuration", "run"])
+def test_a_pretrained_state_of_another_method_is_refused_before_anything_is_trained(
+    write, world, tmp_path, monkeypatch, run
+):
+    rows = {
+        "head": {"method": "head", "start": "pretrained"},
+        "both": {"method": "prompt+low-rank", "start": "pretrained"},
+        "right": {"method": "prefix-tuning", "start": "pretrained"},
+    }
+    places = counted(monkeypatch)
+    settings = write(rows=rows, **({"pretrain": str(world.run)} if run else {}))
+    with pytest.raises(ConfigError) as caught:
+        compare(settings, tmp_path / "out", resume="never", console=quiet())
+    head, both = caught.value.problems
+    assert "head: method head trains the head alone, and what it starts from holds prompt. Take method" in head
+    assert "both: method prompt+low-rank trains prompt and low-rank, and what it starts from holds prompt." in both
+    assert places == [] and not (tmp_path / "out").exists()
+
+
+def test_rows_have_the_positions_of_what_is_pretrained_for_them_or_nothing_is_trained(write, world, tmp_path):
+    """Some methods have the text behind the prompt whatever is declared, and all rows share the backbone."""
+    rows = {name: CONFIG["rows"][name] for name in ("P-Tuning v2", "MPT-2")}
+    settings = write(rows=rows, seeds=[0], tuning=NO_TUNING)
+    pretraining(tmp_path, method="prefix-tuning")
+    with pytest.raises(ConfigError, match=r"positions: there 'shifted', here 'unshifted'\. Make them equal"):
+        compare(settings, tmp_path / "out", resume="never", console=quiet())
+    assert not (tmp_path / "out").exists()
+    backbone = {"reference": str(world.backbone), "dtype": "float32", "positions": "shifted"}
+    settings = write(rows=rows, seeds=[0], tuning=NO_TUNING, backbone=backbone)
+    pretraining(tmp_path, method="prefix-tuning")
+    compare(settings, tmp_path / "out", resume="never", console=quiet())
+    for row in rows:
+        assert state_of(tmp_path / "out", row)[0].identity["backbone"]["positions"] == "shifted"
+
+
 def test_all_rows_are_over_one_backbone_or_nothing_is_trained(write, world, tmp_path, monkeypatch):
     moved = {"reference": str(shutil.copytree(world.backbone, tmp_path / "moved")), "dtype": "float32"}
     rows = {"a run": {"method": "transfer", "pretrain": str(world.run)}}

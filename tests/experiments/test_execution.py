@@ -1,10 +1,12 @@
 from types import SimpleNamespace
 
 import pytest
+from common.prompts import random_low_rank, random_prompt
 from common.runs import changed, make_parts, transfer_settings
 
 from mpt.base.errors import ConfigError
 from mpt.experiments.execution import build_plan, describe_size
+from mpt.model.state.bank import TaskState
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +35,14 @@ def test_size_counts_what_is_trained(parts):
     text = describe_size(parts.scorer)
     assert f"{prompts:,} prompt values + {trained - prompts:,} head weights" in text
     assert f"{parts.scorer.backbone.num_parameters:,} frozen" in text
+
+
+def test_size_names_every_part(world):
+    def both(backbone):
+        return TaskState([random_prompt(backbone, 3), random_low_rank(backbone, 2)])
+
+    scorer = make_parts(world, state=both).scorer
+    values = sum(value.numel() for value in scorer.state.values().values())
+    assert f"trained: {values:,} prompt and low-rank values + " in describe_size(scorer)
+    bare = make_parts(world, state=lambda backbone: TaskState()).scorer
+    assert describe_size(bare).startswith(f"trained: {bare.num_trained:,} head weights = ")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common.interrupted import after_first, before_second, interrupted, without_times
 from common.prompts import random_batch
 from common.runs import files_of, run_pretrain, write_bert
 from rich.console import Console
@@ -18,60 +19,11 @@ from mpt.training import launch, loop
 from mpt.training.checkpoint import latest, list_checkpoints, load_checkpoint
 
 
-
-class Interrupted(BaseException):
-    """Stands for the end of the process."""
-
-
-def without_times(folder):
-    """A run's files, less what is measured rather than computed."""
-    found = files_of(folder)
-    records = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
-    found["metrics.jsonl"] = [{k: v for k, v in it.items() if not k.startswith("perf/")} for it in records]
-    results = json.loads(found.pop("results.json"))
-    assert set(results.pop("cost")) >= {"word_pieces", "seconds", "pieces_per_second", "peak_memory_mib"}
-    found["results.json"] = results
-    for name in [name for name in found if name.endswith("progress.json")]:
-        found[name] = {**json.loads(found[name]), "seconds": 0}
-    return {name: content for name, content in found.items() if not name.endswith("CHECKPOINT.json")}
-
-
 @pytest.fixture(scope="module")
 def straight(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight") / "run"
     run_pretrain(world, folder)
     return folder
-
-
-def interrupted(world, folder, monkeypatch, *, resume, when, **changes):
-    """Train until something happens for the first time in this call, then end."""
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, *when)
-        with pytest.raises(Interrupted):
-            run_pretrain(world, folder, resume=resume, **changes)
-
-
-def after_first(real):
-    """Let the first call pass and end the process after it."""
-
-    def call(*args, **kwargs):
-        real(*args, **kwargs)
-        raise Interrupted
-
-    return call
-
-
-def before_second(real):
-    """Let one call pass and end the process in place of the second."""
-    calls = []
-
-    def call(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise Interrupted
-        return real(*args, **kwargs)
-
-    return call
 
 
 def test_a_run_folder_holds_what_was_given_and_what_came_out(straight, world):
@@ -271,7 +223,11 @@ def test_an_existing_run_folder_is_left_alone(world, straight):
 REFUSED = [
     ({"prompt__length": 5}, "\n  prompt.length: checkpoint 4, now 5", "state.prompt.length: checkpoint 4, now 5"),
     ({"prompt__dropout": 0.5}, "prompt.dropout: checkpoint 0.1, now 0.5", ""),
-    ({"prompt__layers": 1}, "prompt.layers: checkpoint 'all', now 1", "state.prompt.layers: checkpoint [0, 1], now [1]"),
+    (
+        {"prompt__layers": 1},
+        "prompt.layers: checkpoint 'all', now 1",
+        "state.prompt.layers: checkpoint [0, 1], now [1]",
+    ),
     ({"optimizer__prompt_learning_rate": 0.1}, "optimizer.prompt_learning_rate: checkpoint 0.2, now 0.1", ""),
     ({"training__seed": 1}, "training.seed: checkpoint 0, now 1", ""),
     ({"training__steps": 8}, "training.steps: checkpoint 6, now 8", ""),

@@ -134,7 +134,7 @@ def test_former_names_of_low_rank_updates_are_read(config, former, now):
 
 
 def test_a_row_may_name_low_rank_updates_as_before(config):
-    row = 'rows: {a: {method: lora, set: {lora.rank: 3}}, b: {method: lora, set: {low_rank.rank: 5}}}'
+    row = "rows: {a: {method: lora, set: {lora.rank: 3}}, b: {method: lora, set: {low_rank.rank: 5}}}"
     for top, ranks in (("", (3, 5)), ("lora: {alpha: 2}\n", (3, None)), ("low_rank: {alpha: 2}\n", (None, 5))):
         path = config(f"title: t\nmanifest: m.yaml\n{top}{row}\n")
         if None in ranks:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -93,6 +94,36 @@ def test_an_engine_trains_what_a_plain_launch_trains(name, world, straight, tmp_
     assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) < TOLERANCE
     # ZeRO-3 computes a linear layer with other kernels, which frees gathered weights sooner.
     assert_same(tmp_path / "run", straight, bits=name != "zero3")
+
+
+UPDATED = RUN | {"optimizer__low_rank_learning_rate": 0.02}
+
+
+@pytest.mark.parametrize("method", ["low-rank", pytest.param("prompt+low-rank", marks=pytest.mark.distributed)])
+def test_low_rank_updates_are_trained_alike_under_every_engine(method, world, tmp_path):
+    """The same bits as on one rank without; ZeRO-3 computes a linear layer with other kernels."""
+    changes = UPDATED | {"method": method}
+    launch("plain", 1, world, tmp_path / "one", changes=changes)
+    kinds = {name.split("/")[1].split(".")[0] for name in tensors(tmp_path / "one") if name.startswith("state")}
+    assert kinds == {part.replace("-", "_") for part in method.split("+")}
+    assert all(bool(value.any()) for name, value in tensors(tmp_path / "one").items() if "lora_B" in name), "moved"
+    launch("plain", 2, world, tmp_path / "two", changes=changes)
+    assert_same(tmp_path / "two", tmp_path / "one")
+    for name in (name for name in ("zero2", "zero3", "fsdp2") if name == "fsdp2" or find_spec("deepspeed")):
+        launch(name, 2, world, tmp_path / name, changes=changes)
+        assert_same(tmp_path / name, tmp_path / "one", bits=name != "zero3")
+        ours, theirs = losses(tmp_path / name), losses(tmp_path / "one")
+        assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [engine("zero2"), engine("fsdp2", pytest.mark.distributed)])
+@pytest.mark.parametrize("method", ["fine-tuning", pytest.param("prompt-tuning", marks=pytest.mark.distributed)])
+def test_what_the_backbone_computes_with_is_not_trained_under_an_engine(name, method, world, tmp_path):
+    arguments = (world, tmp_path / "run", "never", RUN | {"method": method})
+    variables = environment(name)
+    told = run_ranks(2, tmp_path / "out", pretrain, *arguments, environment=variables, status=2).told()
+    assert told.count(f"{method} train what the backbone computes with, expected methods with deep prompts") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.distributed
