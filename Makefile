@@ -20,7 +20,7 @@ help: ## Show this list
 setup: $(USE) ## Install mpt into .venv
 
 quickstart: $(USE) ## Pretrain prompts on three small tasks and transfer them to a fourth
-	$(BIN)/mpt quickstart
+	$(BIN)/python examples/quickstart.py
 
 lint: $(DEVELOP) ## Check style and types
 	$(BIN)/ruff check .

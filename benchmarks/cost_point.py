@@ -18,8 +18,7 @@ from mpt.data.example import Sentence
 from mpt.data.manifest.format_specs import task_spec
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import Task
-from mpt.experiments.execution import build_plan
-from mpt.experiments.inputs import encode_tasks, open_backbone
+from mpt.experiments.execution import build_plan, encode_tasks, open_backbone
 from mpt.experiments.settings import PretrainSettings
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Scorer

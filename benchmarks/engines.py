@@ -17,9 +17,12 @@ from typing import Annotated
 import typer
 
 from large_backbone import LARGE, write_backbone
-from mpt.examples.synthetic import write_synthetic
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))
+
+from synthetic import write_synthetic  # noqa: E402 (a neighbour of this folder)
+
 CONFIG = """manifest: data/mixture.yaml
 backbone: {{reference: {backbone}, dtype: bfloat16}}
 prompt: {{length: 8, initialisation: normal_0.02}}

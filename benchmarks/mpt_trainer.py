@@ -22,8 +22,7 @@ from mpt.base.settings import (
 from mpt.data.encoded import EncodedTask
 from mpt.data.order.plan import Plan
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.execution import build_plan
-from mpt.experiments.inputs import encode_tasks, open_backbone
+from mpt.experiments.execution import build_plan, encode_tasks, open_backbone
 from mpt.model.backbone.backbone import Backbone
 from mpt.model.heads import TokenHead
 from mpt.model.scorer import Scorer

@@ -11,8 +11,7 @@ from job import answer
 from mpt.base.settings import BackboneSettings
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.order.batch import collate
-from mpt.experiments.execution import build_plan
-from mpt.experiments.inputs import open_backbone, open_tasks
+from mpt.experiments.execution import build_plan, open_backbone, open_tasks
 from mpt.experiments.settings import PretrainSettings
 
 

@@ -8,7 +8,6 @@ it, so that `mpt validate` starts at once.
 import os
 import sys
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -29,7 +28,15 @@ Dtype = Annotated[
     typer.Option(help="Type of the backbone; auto: as trained, or float32 where bfloat16 is only emulated."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is a GPU if there is one.")]
-Config = Annotated[Path, typer.Option("--config", help="Configuration file of the run.")]
+Model = Annotated[Path, typer.Argument(help="Run folder or checkpoint.")]
+More = Annotated[
+    list[Path],
+    typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
+]
+Moved = Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")]
+Finished = Annotated[
+    Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
+]
 
 
 @app.command()
@@ -43,12 +50,12 @@ def validate(
     """Check a manifest and all its files, and print the mixture. Needs no backbone."""
     from mpt.data.validate import run_validate
 
-    raise typer.Exit(run_validate(manifest, passes=passes, as_json=as_json, console=_console()))
+    raise typer.Exit(run_validate(manifest, passes=passes, as_json=as_json, console=terminal()))
 
 
 @app.command()
 def pretrain(
-    config: Config,
+    config: Annotated[Path, typer.Option("--config", help="Configuration file of the run.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME-OF-CONFIG when not given.")] = None,
     resume: Annotated[
         Resume, typer.Option(help="Go on from the newest checkpoint of the run folder: if there is one, or it must be.")
@@ -61,7 +68,7 @@ def pretrain(
     settings = load_pretrain_settings(config, overrides)  # a mistake is told before torch is loaded
     from mpt.experiments.pretrain import pretrain as run
 
-    run(settings, out or Path("runs") / config.stem, resume=resume, console=_console())
+    run(settings, out or Path("runs") / config.stem, resume=resume, console=terminal())
 
 
 @app.command()
@@ -77,10 +84,8 @@ def transfer(
     ] = None,
     head: Annotated[str | None, typer.Option(help="fresh, by-label or from:TASK.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/transfer_MANIFEST when not given.")] = None,
-    resume: Annotated[
-        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
-    ] = "never",
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    resume: Finished = "never",
+    backbone: Moved = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Transfer a pretrained prompt to single tasks and compare it with baselines."""
@@ -101,7 +106,7 @@ def transfer(
         shots=counts,
         resume=resume,
         backbone=backbone,
-        console=_console(),
+        console=terminal(),
     )
 
 
@@ -109,9 +114,7 @@ def transfer(
 def compare(
     config: Annotated[Path, typer.Option(help="Configuration of the comparison.")],
     out: Annotated[Path | None, typer.Option(help="Results folder; runs/compare_CONFIG when not given.")] = None,
-    resume: Annotated[
-        Resume, typer.Option(help="Keep the finished runs of the results folder: if it is there, or it must be.")
-    ] = "never",
+    resume: Finished = "never",
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Compare methods on tasks over seeds: tables and a figure, a row at a time."""
@@ -120,22 +123,19 @@ def compare(
     rows = load_compare_settings(config, overrides)
     from mpt.experiments.compare import compare as run
 
-    run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=_console())
+    run(rows, out or Path("runs") / f"compare_{config.stem}", resume=resume, console=terminal())
 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     manifest: Annotated[Path, typer.Option(help="Manifest with the data.")],
     task: Annotated[list[str], typer.Option(help="Task; repeat it for several. All that match when not given.")] = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the report as JSON and Markdown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another model to compare with on the same sentences.")] = None,
-    more: Annotated[
-        list[Path],
-        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
-    ] = [],  # noqa: B006
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    more: More = [],  # noqa: B006
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -156,20 +156,17 @@ def evaluate(
         more=more,
         dtype=dtype,
         device=device,
-        console=_console(),
+        console=terminal(),
     )
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     text: Annotated[Path, typer.Argument(metavar="INPUT", help="File to tag.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     task: Annotated[list[str], typer.Option(help="Task to predict; repeat it for several. All when not given.")] = [],  # noqa: B006
-    more: Annotated[
-        list[Path],
-        typer.Option("--with", help="Another run or checkpoint over the same backbone; repeat it for several."),
-    ] = [],  # noqa: B006
+    more: More = [],  # noqa: B006
     layout: Annotated[
         str | None,
         typer.Option(
@@ -184,7 +181,7 @@ def predict(
     no_answer_above: Annotated[
         float | None, typer.Option(help="Of questions that may have no answer: by how much that must score higher.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -196,7 +193,7 @@ def predict(
     from mpt.serving.predictor import Predictor, predict_files
     from mpt.serving.saved import find_device, open_bank
 
-    console = _console()
+    console = terminal()
     bank = open_bank([model, *more], reference=backbone, dtype=dtype, device=find_device(device))
     names = task or list(bank.tasks)
     predictors = [Predictor(bank.model(name), name, no_answer_above=no_answer_above) for name in names]
@@ -213,7 +210,7 @@ def predict(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Run folder or checkpoint.")],
+    model: Model,
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     layout: Annotated[
         Literal["peft", "backbone"],
@@ -222,7 +219,7 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="With peft: the task whose head is written, when the model has several.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Where the backbone lies now, when it has moved.")] = None,
+    backbone: Moved = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
 ) -> None:
@@ -239,7 +236,7 @@ def export(
         export_peft(saved, name, out)
     else:
         export_backbone(saved, out)
-    _console().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
+    terminal().print(f"{saved.folder}, task {name}: {out} ({layout})", highlight=False, soft_wrap=True)
 
 
 @app.command("import")
@@ -257,7 +254,7 @@ def import_(
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Type of the backbone.")] = "float32",
 ) -> None:
     """Make a checkpoint of an adapter of PEFT: prefix tuning or LoRA, for token classification."""
-    from mpt.experiments.import_peft import import_peft
+    from mpt.serving.import_peft import import_peft
 
     made = import_peft(
         folder,
@@ -268,26 +265,9 @@ def import_(
         reference=backbone,
         revision=revision,
         dtype=dtype,
-        console=_console(),
+        console=terminal(),
     )
-    _console().print(f"{folder} ({layout}): {made}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def quickstart(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the data and the runs; runs/quickstart-N if not given.")
-    ] = None,
-) -> None:
-    """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
-    from mpt.examples.quickstart import quickstart as run
-
-    run(out or _unused("runs/quickstart"), console=_console())
-
-
-def _unused(name: str) -> Path:
-    """The first of name, name-2, name-3, ... that does not exist."""
-    return next(path for n in count(1) if not (path := Path(name if n == 1 else f"{name}-{n}")).exists())
+    terminal().print(f"{folder} ({layout}): {made}", highlight=False, soft_wrap=True)
 
 
 def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
@@ -297,7 +277,8 @@ def _numbers(text: str, option: str, *, least: int = 1) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Where commands tell people things."""
     # Without a terminal rich would fold at 80 columns, which breaks tables in logs.
     return Console() if sys.stdout.isatty() else Console(width=120)
 

@@ -8,7 +8,7 @@ from common.runs import files_of
 from mpt import cli
 from mpt.base.errors import ConfigError
 
-COMMANDS = ("validate", "pretrain", "transfer", "evaluate", "predict", "export", "import", "quickstart")
+COMMANDS = ("validate", "pretrain", "transfer", "evaluate", "predict", "export", "import")
 
 
 @pytest.fixture
@@ -242,4 +242,4 @@ def test_validate_prints_the_mixture_or_json(world):
 
 def test_lines_are_not_folded_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
-    assert cli._console().width == 120
+    assert cli.terminal().width == 120

@@ -13,13 +13,14 @@ from mpt.experiments.comparison import (
     Comparison,
     Row,
     begin,
+    conclude,
     folder_name,
     open_comparison,
-    require_heads,
+    require_rows,
     run_rows,
     write_results,
 )
-from mpt.experiments.inputs import open_backbone
+from mpt.experiments.execution import open_backbone
 from mpt.experiments.methods import METHODS, trained_by
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.run_folder import Resume
@@ -70,7 +71,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
     saved = _pretrained(call, common, sources)
     with together(call.accelerator):
         ready = _rows(call, rows, saved)
-        require_heads(ready, call.tasks)
+        require_rows(call, ready)
         tell(call.console, verbalizer_notices(ready[0].start.backbone, call.tasks))
 
     def write(results: Sequence[Result]) -> None:
@@ -79,8 +80,7 @@ def compare(rows: Mapping[str, CompareSettings], folder: Path, *, resume: Resume
 
     results = run_rows(call, [(row, it) for row in ready for it in call.wanted], write)
     call.console.print(markdown(results), highlight=False, markup=False, soft_wrap=True)
-    call.console.print(f"results: {folder}", highlight=False, soft_wrap=True)
-    call.accelerator.end_training()
+    conclude(call)
     return results
 
 
@@ -95,16 +95,13 @@ def _sources(rows: Mapping[str, CompareSettings]) -> dict[str, Path]:
     folders = [folder_name(name) for name in rows]
     for name, settings in rows.items():
         row = settings.rows[name]
-        path = row.pretrain or settings.pretrain
         if folders.count(folder_name(name)) > 1:
             problems.append(f"rows.{name}: the name of its folder is another row's too")
-        if row.pretrained and path is None:
-            problems.append(
-                f"rows.{name}: method {row.method} starts from a pretrained prompt. Give pretrain, a configuration or "
-                "a run folder"
-            )
-        elif row.pretrained and path is not None:
+        if row.pretrained and (path := row.pretrain or settings.pretrain) is not None:
             sources[name] = path
+        elif row.pretrained:
+            told = "starts from a pretrained prompt. Give pretrain, a configuration or a run folder"
+            problems.append(f"rows.{name}: method {row.method} {told}")
     if problems:
         raise ConfigError(problems)
     return sources
@@ -116,23 +113,21 @@ def _require_backbone(declared: BackboneSettings, sources: Sequence[Path]) -> No
     Raises:
         ConfigError: With what differs, both values shown.
     """
-    here = _facts(declared)
     problems = []
     for path in sources:
+        expected = _facts(declared)
         if path.is_file():  # not trained yet: the same if it is called the same
             settings = load_pretrain_settings(path)
             shifted = {"positions": "shifted"} if trained_by(settings.method).shifted else {}
-            found, expected = _facts(settings.backbone) | shifted, here
+            found = _facts(settings.backbone) | shifted
         else:
             own = read_json(find_checkpoint(path) / "identity.json")["backbone"]
-            known = BackboneSettings.model_validate(
-                {key: own[key] for key in BackboneSettings.model_fields & own.keys()}
-            )
             content = digests(locate(declared.reference, declared.revision))
-            found, expected = _facts(known) | {key: own[key] for key in content}, here | content
-            expected |= {key: found[key] for key in ("reference", "revision")}  # it may have moved
+            known = {key: own[key] for key in BackboneSettings.model_fields & own.keys()}
+            found = _facts(BackboneSettings.model_validate(known)) | {key: own[key] for key in content}
+            expected |= content | {key: found[key] for key in ("reference", "revision")}  # it may have moved
         if "auto" in (found["dtype"], expected["dtype"]):  # the processor's, whichever that is
-            expected = expected | {"dtype": found["dtype"]}
+            expected |= {"dtype": found["dtype"]}
         if told := differences(found, expected, names=("there", "here")):
             problems.append(
                 f"backbone: {path} was pretrained with other settings of the backbone than this comparison declares: "
@@ -161,9 +156,8 @@ def _pretrained(call: Comparison, common: CompareSettings, sources: Mapping[str,
     places: dict[Path, Path] = {}
     for name, path in sources.items():
         if path.is_file() and path not in places:
-            places[path] = call.folder / (
-                PRETRAINED if path == common.pretrain else f"{PRETRAINED}-{folder_name(name)}"
-            )
+            own = "" if path == common.pretrain else f"-{folder_name(name)}"
+            places[path] = call.folder / f"{PRETRAINED}{own}"
             pretrain(load_pretrain_settings(path), places[path], resume="auto", console=call.console)
     saved: dict[Path, SavedModel] = {}
     with together(call.accelerator):
@@ -187,10 +181,9 @@ def _rows(call: Comparison, rows: Mapping[str, CompareSettings], saved: Mapping[
     )
     ready = []
     for name, settings in rows.items():
+        start = Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=settings.prompt)
         if name in saved:
             trained = {field: getattr(settings.prompt, field) for field in PromptTrainingSettings.model_fields}
             start = start_from(saved[name], PromptTrainingSettings(**trained))
-        else:
-            start = Start(backbone=backbone, backbone_settings=common.backbone, prompt_settings=settings.prompt)
         ready.append(Row(name=name, method=settings.rows[name].method, settings=settings, start=start))
     return ready

@@ -6,6 +6,8 @@ model that counts is scored on test once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from mpt.base.files import replace_durable, to_json
 from mpt.base.strict_yaml import dump
 from mpt.data.manifest.reading import Manifest, load_manifest
 from mpt.data.tasks import Task, load_tasks
-from mpt.experiments.inputs import Inputs
-from mpt.experiments.run_folder import Resume, open_results
+from mpt.experiments.execution import Inputs
+from mpt.experiments.methods import METHODS
+from mpt.experiments.run_folder import Resume, open_run_folder
 from mpt.experiments.settings import TrialSettings
-from mpt.experiments.start import Start
+from mpt.experiments.start import Start, build_head, require_trainable
 from mpt.experiments.tables import BESIDE, Result, figure, to_csv
-from mpt.experiments.target_head import build_head
 from mpt.experiments.trial import (
     RESULT_FILE,
     Session,
@@ -31,9 +33,9 @@ from mpt.experiments.trial import (
     experiment_name,
     run_trial,
     shots_problems,
+    tuned,
     written,
 )
-from mpt.experiments.tuning import tuned
 from mpt.training.engines import Engine, find_engine
 from mpt.training.launch import build_accelerator, describe_launch, settle, speaker, versions
 from mpt.training.ranks import require_alike, together
@@ -42,14 +44,7 @@ from mpt.training.runlog import tell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of a comparison, ready to be trained.
-
-    Attributes:
-        name: What its tables call it, and its folders.
-        method: What is trained.
-        settings: Its own.
-        start: Where its models start.
-    """
+    """One row of a comparison, ready to be trained: its name in tables and folders, and where its models start."""
 
     name: str
     method: str
@@ -98,14 +93,7 @@ def open_comparison(
 ) -> Comparison:
     """Join the other processes and read the tasks; nothing is written.
 
-    Args:
-        settings: What the call was given.
-        manifest_path: Declares the tasks.
-        names: Which of them; none stands for all.
-        shots: Numbers of training examples; none stands for each task's own.
-        folder: Of the results.
-        runs: Of the runs.
-        console: Where people read.
+    No `names` stand for all tasks of the manifest, and no `shots` for the numbers of examples that each of them has.
     """
     accelerator = build_accelerator(folder)
     engine = find_engine(accelerator, clip_norm=settings.optimizer.clip_norm)
@@ -134,12 +122,7 @@ def begin(
 ) -> None:
     """Hold the processes against each other, tell, and make the folder of results or find it.
 
-    Args:
-        call: What is compared.
-        given: Files that the folder starts with, besides settings and manifest.
-        dtype: Of the backbone.
-        notices: More to tell.
-        resume: See `mpt.experiments.run_folder.open_run_folder`.
+    `given` are files that the folder starts with, besides settings and manifest; `resume` is as in `open_run_folder`.
     """
     with together(call.accelerator):
         own = {"config.yaml": dump(call.settings).encode(), "manifest.json": to_json(call.manifest.resolved())}
@@ -153,25 +136,28 @@ def begin(
     require_alike(call.accelerator, facts | {name: text.decode() for name, text in given.items()})
     tell(call.console, notices)
     line = describe_launch(call.accelerator, call.engine, call.settings.training.micro_batches, dtype)
-    open_results(call.accelerator, call.console, call.folder, given, line=line, resume=resume)
+    call.console.print(line, highlight=False, soft_wrap=True)
+    with together(call.accelerator):
+        if call.accelerator.is_main_process:
+            open_run_folder(call.folder, given, resume=resume)
 
 
-def require_heads(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
-    """Refuse a head that cannot be copied, before anything is trained.
+def require_rows(call: Comparison, rows: Sequence[Row]) -> None:
+    """Refuse rows that cannot be trained, or whose heads cannot be copied, before anything is trained.
 
     Raises:
-        CheckpointError: See `build_head`.
+        MptError: See `require_trainable` and `build_head`.
     """
+    starts = {row.name: (METHODS[row.method], row.start.parts(METHODS[row.method])) for row in rows}
+    require_trainable(starts, call.tasks, call.engine)
     for row in rows:
         if row.start.pretrained is not None:
-            for task in tasks:
+            for task in call.tasks:
                 build_head(row.start.pretrained, task, mode=row.settings.head, seed=0, dropout=0.0)
 
 
 def run_rows(
-    call: Comparison,
-    order: Sequence[tuple[Row, tuple[Task, int | None]]],
-    write: Callable[[Sequence[Result]], None],
+    call: Comparison, order: Sequence[tuple[Row, tuple[Task, int | None]]], write: Callable[[Sequence[Result]], None]
 ) -> list[Result]:
     """Tune and train, in this order, and leave the results so far after each: a call that is cut off loses one run."""
     results: list[Result] = []
@@ -214,9 +200,7 @@ def folder_name(row: str) -> str:
 def _result(row: str, experiment: str, record: Mapping[str, Any], trials: int) -> Result:
     beside: Any = None
     if (metric := record["result"]["metric"]) in BESIDE:
-        beside = record["dev"] if record["test"] is None else record["test"]
-        for key in BESIDE[metric][1]:
-            beside = beside[key]
+        beside = reduce(getitem, BESIDE[metric][1], record["test"] or record["dev"])
     return Result(
         **record["result"],
         row=row,
@@ -231,8 +215,13 @@ def _result(row: str, experiment: str, record: Mapping[str, Any], trials: int) -
 
 def write_results(folder: Path, results: Sequence[Result], *, title: str, text: str, more: Mapping[str, Any]) -> None:
     """Leave results as data, as tables and as a figure."""
-    runs = [asdict(result) for result in results]
-    replace_durable(folder / "results.json", to_json({**more, "runs": runs}))
+    replace_durable(folder / "results.json", to_json({**more, "runs": [asdict(result) for result in results]}))
     replace_durable(folder / "results.csv", to_csv(results).encode())
     replace_durable(folder / "results.md", text.encode())
     replace_durable(folder / "results.png", figure(results, title=title))
+
+
+def conclude(call: Comparison) -> None:
+    """Say where the results lie, and end the launch."""
+    call.console.print(f"results: {call.folder}", highlight=False, soft_wrap=True)
+    call.accelerator.end_training()

@@ -1,6 +1,6 @@
 """Score a trained model on the splits of a manifest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from mpt.data.tasks import Task, load_tasks
 from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task, predict_split
 from mpt.evaluation.report import Report, TaskReport, print_report
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.execution import encode_tasks
 from mpt.experiments.run_folder import make_folder
 from mpt.serving.saved import OpenBank, SavedModel, find_device, open_bank, open_saved
 from mpt.training.checkpoint import differences
@@ -76,18 +76,15 @@ def evaluate(
     tell(console, [*bank.notices, *(other.notices if other else ()), *notices, *said])
     if out is not None:
         make_folder(out)
+    reference = bank.scorer.backbone.identity.reference
     report = Report(
-        about={
-            "checkpoint": folders,
-            "backbone": bank.scorer.backbone.identity.reference,
-            "manifest": str(manifest_path),
-        },
+        about={"checkpoint": folders, "backbone": reference, "manifest": str(manifest_path)},
         tasks=tuple(_task_report(bank.model(one.task.name), one, split) for one in encoded),
     )
     print_report(report, console)
     if other is not None:
         theirs, _ = encode_tasks(loaded, other.scorer.backbone)
-        _print_comparison(bank, encoded, other, theirs, split, console)
+        _print_comparison(bank, zip(encoded, theirs, strict=True), other, split, console)
     if out is not None:
         replace_durable(out / f"evaluation-{split}.json", to_json(report.to_json()))
         replace_durable(out / f"evaluation-{split}.md", report.to_markdown().encode())
@@ -99,43 +96,36 @@ def _check(model: Callable[[str], SavedModel], tasks: Sequence[Task], split: Spl
     for task in tasks:
         saved = model(task.name)
         saved.head(task.name)
-        found = differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)})
-        if found:
+        if found := differences({"labels": saved.tasks[task.name]["labels"]}, {"labels": list(task.labels)}):
             problems.append(
                 f'{saved.folder}: task "{task.name}": the label map differs from the manifest\'s: {"; ".join(found)}. '
                 "Evaluate on the data it was trained for, or set labels and label_map in the manifest"
             )
     if problems:
         raise CheckpointError(problems)
-    without = [task.name for task in tasks if split not in task.splits]
-    if without:
+    if without := [task.name for task in tasks if split not in task.splits]:
         raise DataError(f"no {split} split: {', '.join(without)}. Add files.{split} to the manifest or choose --split")
 
 
 def _task_report(saved: SavedModel, encoded: EncodedTask, split: Split) -> TaskReport:
-    labels = encoded.splits[split].labels
-    assert labels is not None, "a task's sentences have tags"
+    own = encoded.splits[split]
+    assert own.labels is not None, "a task's sentences have tags"
     return TaskReport(
         task=encoded.task.name,
         split=split,
         score=evaluate_task(saved.scorer, encoded, split, slot=saved.slot),
-        windows=len(encoded.splits[split]),
-        unseen_words=len(labels) - len(encoded.splits[split].positions),
+        windows=len(own),
+        unseen_words=len(own.labels) - len(own.positions),
         digests=encoded.task.digests,
     )
 
 
 def _print_comparison(
-    bank: OpenBank,
-    tasks: Sequence[EncodedTask],
-    other: SavedModel,
-    other_tasks: Sequence[EncodedTask],
-    split: Split,
-    console: Console,
+    bank: OpenBank, tasks: Iterable[tuple[EncodedTask, EncodedTask]], other: SavedModel, split: Split, console: Console
 ) -> None:
     """Both models on the same sentences: the difference, and how far the choice of sentences moves it."""
     console.print(f"\nagainst {other.folder}", highlight=False, soft_wrap=True)
-    for mine, yours in zip(tasks, other_tasks, strict=True):
+    for mine, yours in tasks:
         counts = _counts(bank.model(mine.task.name), mine, split), _counts(other, yours, split)
         result = paired_bootstrap(*counts, nothing=0.0 if mine.task.spec.metric == "f1" else 1.0)
         console.print(

@@ -94,29 +94,17 @@ def trained_by(name: str) -> Method:
 
 
 def baseline(name: str) -> str:
-    """The name of a baseline.
-
-    Raises:
-        ValueError: There is none of that name; names the known ones.
-    """
+    """The name of a baseline; refuses others, as do `method` and `pretrainable`, with a ValueError that names all."""
     return _known("scratch" if name == "prompt" else name, BASELINES)
 
 
 def method(name: str) -> str:
-    """The name of a method.
-
-    Raises:
-        ValueError: There is none of that name; names the known ones.
-    """
+    """The name of a method."""
     return _known("scratch" if name == "prompt" else name, tuple(METHODS))
 
 
 def pretrainable(name: str) -> str:
-    """The name of a method that a pretraining may train.
-
-    Raises:
-        ValueError: There is none of that name; names the known ones.
-    """
+    """The name of a method that a pretraining may train."""
     return _known("prompt" if name == "scratch" else name, PRETRAINABLE)
 
 

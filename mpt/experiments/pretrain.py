@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mpt.base.errors import CheckpointError, ConfigError, did_you_mean
 from mpt.base.files import remove_leftovers, replace_durable, to_json
@@ -20,8 +20,16 @@ from mpt.data.order.mixture import mixing_rates
 from mpt.data.order.plan import Plan
 from mpt.data.tasks import chosen_names
 from mpt.evaluation.evaluator import evaluate_tasks
-from mpt.experiments.execution import build_plan, cost_of, describe_cost, describe_size, execute, sharing
-from mpt.experiments.inputs import open_backbone, open_tasks
+from mpt.experiments.execution import (
+    build_plan,
+    cost_of,
+    describe_cost,
+    describe_size,
+    execute,
+    open_backbone,
+    open_tasks,
+    sharing,
+)
 from mpt.experiments.methods import Method, trained_by
 from mpt.experiments.run_folder import Resume, open_run_folder
 from mpt.experiments.settings import PretrainSettings
@@ -40,17 +48,7 @@ from mpt.training.runlog import tell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What a run works with, before its folder is made.
-
-    Attributes:
-        tasks: Of the mixture, encoded.
-        scorer: With a fresh task state and fresh heads.
-        plan: The order of the run.
-        identity: What its checkpoints belong to.
-        contents: Files that the run folder starts with.
-        checkpoint: Where to go on from.
-        notices: What is to be told.
-    """
+    """What a run works with, before its folder is made: `contents` are the files that the folder starts with."""
 
     tasks: list[EncodedTask]
     scorer: Scorer
@@ -85,14 +83,19 @@ def pretrain(settings: PretrainSettings, folder: Path, *, resume: Resume, consol
     backbone_settings, notices = with_dtype(accelerator, settings.backbone)
     settings = settings.model_copy(update={"backbone": backbone_settings})
     ready = _prepare(settings, folder, resume=resume, accelerator=accelerator, engine=engine)
-    require_alike(accelerator, _facts(settings, ready))
+    resumed = ready.checkpoint.step if ready.checkpoint else None
+    facts = {"settings": settings.model_dump(mode="json"), "resumed step": resumed, "versions": versions()}
+    require_alike(accelerator, {**ready.identity, **facts})
     tell(console, notices + ready.notices)
     launched = describe_launch(accelerator, engine, settings.training.micro_batches, settings.backbone.dtype)
     for line in (launched, describe_size(ready.scorer)):
         console.print(line, highlight=False, soft_wrap=True)
     with together(accelerator):
         if accelerator.is_main_process:
-            _open_folder(folder, ready, resume=resume)
+            if ready.checkpoint is None:
+                open_run_folder(folder, ready.contents, resume=resume)
+            for place in (folder, folder / "checkpoints"):  # what a killed process left half written
+                remove_leftovers(place)
     if settings.trackers:
         accelerator.init_trackers("tensorboard")
     progress = execute(
@@ -122,20 +125,17 @@ def _prepare(
     with together(accelerator):
         manifest = load_manifest(settings.manifest)
         names = chosen_names(manifest, settings.tasks or None)
-        _check_selection(settings, names)
+        _check_selection(settings.evaluation.select_by, names)
         method = trained_by(settings.method)
         backbone = open_backbone(
-            settings.backbone,
-            prompt_length=settings.prompt.length,
-            accelerator=accelerator,
-            sharding=engine.sharding,
+            settings.backbone, prompt_length=settings.prompt.length, accelerator=accelerator, sharding=engine.sharding
         )
-        start = Start(backbone=backbone, backbone_settings=settings.backbone, prompt_settings=settings.prompt).of(
-            method
-        )
+        start = Start(backbone=backbone, backbone_settings=settings.backbone, prompt_settings=settings.prompt)
+        start = start.of(method)
     encoded, notices = open_tasks(manifest, names, start.backbone, settings.backbone, accelerator)
     with together(accelerator):
-        require_trainable({settings.method: (method, method.parts)}, [one.task for one in encoded], engine)
+        tasks = [one.task for one in encoded]
+        require_trainable({settings.method: (method, method.parts)}, tasks, engine)
         per_step = _tasks_per_step(manifest, len(names), settings.training.micro_batches)
         rates = _rates(manifest, encoded, settings)
         plan = build_plan(encoded, rates, settings, tasks_per_step=per_step, accelerator=accelerator)
@@ -144,15 +144,14 @@ def _prepare(
         identity = identity_of(
             start.backbone,
             scorer.state.specs,
-            [one.task for one in encoded],
+            tasks,
             stage="pretrain",
             settings=settings,
             backbone_settings=start.backbone_settings,
             prompt_settings=start.prompt_settings,
             more={"method": settings.method, **more},
         )
-        notices += verbalizer_notices(start.backbone, [one.task for one in encoded])
-        notices += settle(accelerator, settings.backbone.dtype)
+        notices += [*verbalizer_notices(start.backbone, tasks), *settle(accelerator, settings.backbone.dtype)]
         return Prepared(
             tasks=encoded,
             scorer=scorer,
@@ -164,32 +163,8 @@ def _prepare(
         )
 
 
-def _facts(settings: PretrainSettings, ready: Prepared) -> dict[str, Any]:
-    """What must be the same on every rank."""
-    return {
-        **ready.identity,
-        "settings": settings.model_dump(mode="json"),
-        "resumed step": ready.checkpoint.step if ready.checkpoint else None,
-        "versions": versions(),
-    }
-
-
-def _open_folder(folder: Path, ready: Prepared, *, resume: Resume) -> None:
-    """Make the run folder, or clear what a killed process left half written in it."""
-    if ready.checkpoint is None:
-        open_run_folder(folder, ready.contents, resume=resume)
-    for place in (folder, folder / "checkpoints"):
-        remove_leftovers(place)
-
-
 def _conclude(
-    scorer: Scorer,
-    tasks: list[EncodedTask],
-    progress: Progress,
-    folder: Path,
-    share: Share,
-    *,
-    console: Console,
+    scorer: Scorer, tasks: list[EncodedTask], progress: Progress, folder: Path, share: Share, *, console: Console
 ) -> dict[str, Score]:
     """Score the whole dev sets with the best weights; tell and write what came out."""
     cost = cost_of(progress, share.accelerator)
@@ -204,16 +179,15 @@ def _conclude(
 
 def _new_scorer(start: Start, method: Method, tasks: list[EncodedTask], settings: PretrainSettings) -> Scorer:
     """A fresh shared task state and fresh heads."""
-    seed, training = settings.training.seed, settings.training
+    training, backbone = settings.training, start.backbone
     texts = [encoded.part("train", np.zeros(1, dtype=np.int64))[0] for encoded in tasks]
     plan = plan_of(method, start.prompt_settings, settings.low_rank)
-    state = fresh_state(plan, start.backbone, texts, seed=seed)
-    heads = new_heads(start.backbone, [encoded.task for encoded in tasks], seed=seed, dropout=training.head_dropout)
-    return Scorer(start.backbone, state, heads, backbone_dropout=training.backbone_dropout)
+    state = fresh_state(plan, backbone, texts, seed=training.seed)
+    heads = new_heads(backbone, [one.task for one in tasks], seed=training.seed, dropout=training.head_dropout)
+    return Scorer(backbone, state, heads, backbone_dropout=training.backbone_dropout)
 
 
-def _check_selection(settings: PretrainSettings, names: list[str]) -> None:
-    chosen = settings.evaluation.select_by
+def _check_selection(chosen: str, names: list[str]) -> None:
     known = ["macro_mean", "min", *names]
     if chosen not in known:
         raise ConfigError(
@@ -257,12 +231,8 @@ def _checkpoint_to_resume(folder: Path, identity: dict[str, Any], resume: Resume
             f"{path}: holds no moments of the optimizer, since it was imported or is of a transfer or comparison, so "
             "it cannot be resumed. Resume the transfer or comparison as a whole (--resume auto), or start a new run"
         )
-    require_same(
-        _wherever(checkpoint.identity),
-        _wherever(identity),
-        folder=path,
-        remedy="Resume with the configuration and data it was started with, or start a new run",
-    )
+    remedy = "Resume with the configuration and data it was started with, or start a new run"
+    require_same(_wherever(checkpoint.identity), _wherever(identity), folder=path, remedy=remedy)
     return checkpoint
 
 
@@ -273,9 +243,7 @@ def _wherever(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_scores(console: Console, scores: dict[str, Score], folder: Path) -> None:
-    table = Table(title="dev scores", title_justify="left")
-    for name in ("task", "metric", "score"):
-        table.add_column(name, justify="right" if name == "score" else "left")
+    table = Table("task", "metric", Column("score", justify="right"), title="dev scores", title_justify="left")
     for name, score in scores.items():
         table.add_row(name, score.metric.replace("_", " "), f"{100 * score.primary:.1f}")
     console.print(table)

@@ -4,12 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from accelerate import Accelerator
-from rich.console import Console
-
 from mpt.base.errors import ConfigError
 from mpt.base.files import published_folder, write_durable
-from mpt.training.ranks import together
 
 Resume = Literal["never", "auto", "must"]
 """Whether to go on with a run folder: no, it must not be there; if there is one; yes, it must be there."""
@@ -25,38 +21,20 @@ def open_run_folder(folder: Path, contents: Mapping[str, bytes], *, resume: Resu
     if not folder.is_dir() or not any(folder.iterdir()):
         if resume == "must":
             raise ConfigError(f"{folder}: nothing to resume, there is no such run. Start it with --resume auto or none")
-        publish_run_folder(folder, contents)
+        _publish(folder, contents)
         return
     if resume == "never":
         raise ConfigError(f"{folder}: this run folder exists. Continue it with --resume auto, or give another --out")
-    missing = [name for name in contents if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in contents if not (folder / name).is_file()]:
         raise ConfigError(f"{folder}: nothing to resume, {', '.join(missing)} not found. Give another --out")
-    changed = [name for name, content in contents.items() if (folder / name).read_bytes() != content]
-    if changed:
+    if changed := [name for name, content in contents.items() if (folder / name).read_bytes() != content]:
         raise ConfigError(
             f"{folder}: cannot resume, this call differs from the one that made the folder in {', '.join(changed)}. "
             "Give the same settings, manifest and checkpoint, or another --out"
         )
 
 
-def open_results(
-    accelerator: Accelerator,
-    console: Console,
-    folder: Path,
-    contents: Mapping[str, bytes],
-    *,
-    line: str,
-    resume: Resume,
-) -> None:
-    """Say how several runs were launched, and make the folder of their results, or find it; see `open_run_folder`."""
-    console.print(line, highlight=False, soft_wrap=True)
-    with together(accelerator):
-        if accelerator.is_main_process:
-            open_run_folder(folder, contents, resume=resume)
-
-
-def publish_run_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+def _publish(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make a run folder that has all of its contents from the moment it has its name."""
     try:
         if folder.is_dir():

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -26,6 +26,9 @@ from mpt.experiments.methods import METHODS, baseline, method, pretrainable
 
 ROW_FIELDS = ("prompt", "low_rank", "lora", "optimizer", "training", "evaluation", "tuning", "head")
 """Settings that may differ between the rows of a comparison."""
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class PretrainSettings(StageSettings):
@@ -63,7 +66,7 @@ class TuningSettings(Settings):
     low_rank_learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
     backbone_learning_rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
     head_learning_rates: tuple[Rate, ...] = ()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1000, 1001)
+    seeds: Seeds = (1000, 1001)
     steps: Positive | None = None
 
 
@@ -104,20 +107,17 @@ class TrialSettings(StageSettings):
     # Settings are frozen, so a narrower type is safe.
     training: TransferTrainingSettings = TransferTrainingSettings()  # type: ignore[assignment]
     evaluation: TransferEvaluationSettings = TransferEvaluationSettings()  # type: ignore[assignment]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     head: Annotated[str, AfterValidator(_head)] = "by-label"
     tuning: TuningSettings = TuningSettings()
     test: bool = True
 
     @model_validator(mode="after")
     def _warmup_fits_a_trial(self) -> Self:
-        if self.tuning.steps is not None and self.optimizer.warmup_steps >= self.tuning.steps:
-            raise FieldErrors(
-                {
-                    "tuning.steps": f"{self.tuning.steps} is not above optimizer.warmup_steps "
-                    f"({self.optimizer.warmup_steps}). Let trials train longer or warm up less."
-                }
-            )
+        steps, warmup = self.tuning.steps, self.optimizer.warmup_steps
+        if steps is not None and warmup >= steps:
+            told = f"{steps} is not above optimizer.warmup_steps ({warmup}). Let trials train longer or warm up less."
+            raise FieldErrors({"tuning.steps": told})
         return self
 
 
@@ -188,6 +188,9 @@ class CompareSettings(TrialSettings):
     rows: Annotated[dict[str, CompareRow], Field(min_length=1)]
 
 
+Placed = TypeVar("Placed", CompareSettings, CompareRow)
+
+
 def load_pretrain_settings(path: Path, overrides: Sequence[str] = ()) -> PretrainSettings:
     """Read the configuration of a pretraining run; paths in it become relative to the current folder."""
     settings = load_model(path, PretrainSettings, error=ConfigError, overrides=overrides, kind="configuration")
@@ -211,8 +214,7 @@ def load_compare_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str
 
 def _row_settings(path: Path, name: str, row: CompareRow, overrides: Sequence[str]) -> CompareSettings:
     own = [f"{field}={json.dumps(value)}" for field, value in row.set.items()]
-    fixed = [field for field in row.set if field.split(".")[0] not in ROW_FIELDS]
-    if fixed:
+    if fixed := [field for field in row.set if field.split(".")[0] not in ROW_FIELDS]:
         raise ConfigError(
             f"{path}: rows.{name}.set: {', '.join(fixed)} cannot differ between rows. Those that can begin with "
             f"{', '.join(ROW_FIELDS)}"
@@ -221,11 +223,11 @@ def _row_settings(path: Path, name: str, row: CompareRow, overrides: Sequence[st
         settings = load_model(path, CompareSettings, error=ConfigError, overrides=[*overrides, *own])
     except ConfigError as error:
         raise ConfigError([f"{path}: rows.{name}.set: {problem}" for problem in error.problems]) from error
-    places: dict[str, Any] = {field: _beside(path, getattr(settings, field)) for field in ("manifest", "pretrain")}
-    rows = {name: it.model_copy(update={"pretrain": _beside(path, it.pretrain)}) for name, it in settings.rows.items()}
-    return settings.model_copy(update={**places, "rows": rows})
+    rows = {name: _placed(path, it) for name, it in settings.rows.items()}
+    return _placed(path, settings).model_copy(update={"manifest": path.parent / settings.manifest, "rows": rows})
 
 
-def _beside(path: Path, value: Path | None) -> Path | None:
-    """A path in a configuration, relative to the current folder."""
-    return None if value is None else path.parent / value
+def _placed(path: Path, settings: Placed) -> Placed:
+    """The same with what it starts from relative to the current folder, instead of the configuration's."""
+    start = settings.pretrain
+    return settings if start is None else settings.model_copy(update={"pretrain": path.parent / start})

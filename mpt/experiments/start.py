@@ -1,10 +1,13 @@
-"""What all models of a comparison start from: a backbone, the settings of prompts, and a pretrained model, if any."""
+"""What all models of a comparison start from: a backbone, the settings of prompts, and a pretrained model, if any.
+
+The head of a target task starts fresh, from rows of the same label, or from one source task.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mpt.base.errors import ConfigError, LaunchError
+from mpt.base.errors import CheckpointError, ConfigError, LaunchError, did_you_mean
 from mpt.base.settings import (
     BackboneSettings,
     LowRankSettings,
@@ -17,11 +20,11 @@ from mpt.data.encoded import EncodedTask
 from mpt.data.tasks import Task
 from mpt.experiments.methods import Method
 from mpt.experiments.settings import TrialSettings
-from mpt.experiments.target_head import build_head
 from mpt.model.backbone.backbone import Backbone
+from mpt.model.heads import Head, TokenHead
 from mpt.model.language_head import new_heads
 from mpt.model.scorer import Scorer
-from mpt.model.state.bank import PARTS, TaskState
+from mpt.model.state.bank import PARTS
 from mpt.model.state.starts import StatePlan, fresh_state, restored_state
 from mpt.serving.saved import SavedModel
 from mpt.training.engines import Engine
@@ -71,42 +74,31 @@ class Start:
         """What an identity says of the pretrained model."""
         if self.pretrained is None:
             return None
-        checkpoint = self.pretrained.checkpoint
-        return {
-            "stage": checkpoint.identity["stage"],
-            "tasks": list(checkpoint.identity["tasks"]),
-            "step": checkpoint.step,
-        }
+        checkpoint, tasks = self.pretrained.checkpoint, list(self.pretrained.tasks)
+        return {"stage": checkpoint.identity["stage"], "tasks": tasks, "step": checkpoint.step}
 
 
 def start_from(saved: SavedModel, prompt: PromptTrainingSettings) -> Start:
     """Start from a pretrained model: its backbone, and its state but for what is trained in a prompt's place."""
     identity = saved.checkpoint.identity
-    own = identity["backbone"]
+    known = {key: value for key, value in identity["backbone"].items() if key in BackboneSettings.model_fields}
     return Start(
         backbone=saved.scorer.backbone,
-        backbone_settings=BackboneSettings.model_validate(
-            {key: own[key] for key in BackboneSettings.model_fields if key in own} | {"dtype": saved.dtype}
-        ),
+        backbone_settings=BackboneSettings.model_validate(known | {"dtype": saved.dtype}),
         prompt_settings=PromptSettings.model_validate(identity["prompt"] | prompt.model_dump(), strict=False),
         pretrained=saved,
     )
 
 
 def new_scorer(start: Start, encoded: EncodedTask, *, method: Method, seed: int, settings: TrialSettings) -> Scorer:
-    """The model that a method starts from.
-
-    Args:
-        start: The method's, see `Start.of`.
-        encoded: The task.
-        method: What is trained.
-        seed: Of what is drawn.
-        settings: Of the comparison.
-    """
+    """The model for a task that a method starts from; `start` is the method's, see `Start.of`."""
     backbone, task, dropout = start.backbone, encoded.task, settings.training.head_dropout
     if start.pretrained is not None:
-        head = build_head(start.pretrained, task, mode=settings.head, seed=seed, dropout=dropout)
-        state = pretrained_state(start.pretrained, start, seed=seed)
+        saved = start.pretrained
+        head = build_head(saved, task, mode=settings.head, seed=seed, dropout=dropout)
+        values = {name: value.detach().cpu() for name, value in saved.state.values().items()}
+        prompt, where = start.prompt_settings, str(saved.folder)
+        state = restored_state(saved.state.specs, values, backbone, where=where, prompt=prompt, seed=seed)
     else:
         head = new_heads(backbone, [task], seed=seed, dropout=dropout)[task.name]
         plan = plan_of(method, start.prompt_settings, settings.low_rank)
@@ -116,17 +108,8 @@ def new_scorer(start: Start, encoded: EncodedTask, *, method: Method, seed: int,
 
 def plan_of(method: Method, prompt: PromptSettings, low_rank: LowRankSettings) -> StatePlan:
     """What a method's fresh task state is made of."""
-    targets = low_rank.targets or method.targets
-    updates = low_rank.model_copy(update={"targets": targets})
+    updates = low_rank.model_copy(update={"targets": low_rank.targets or method.targets})
     return StatePlan(parts=method.parts, prompt=prompt, low_rank=updates, biases=method.biases)
-
-
-def pretrained_state(saved: SavedModel, start: Start, *, seed: int) -> TaskState:
-    """A copy of a pretrained task state, to be trained on."""
-    values = {name: value.detach().cpu() for name, value in saved.state.values().items()}
-    return restored_state(
-        saved.state.specs, values, start.backbone, where=str(saved.folder), prompt=start.prompt_settings, seed=seed
-    )
 
 
 def require_trainable(
@@ -171,3 +154,67 @@ def require_trainable(
 
 def _listed(parts: Sequence[PartKind]) -> str:
     return " and ".join(kind.replace("_", "-") for kind in parts) or "the head alone"
+
+
+def build_head(saved: SavedModel, task: Task, *, mode: str, seed: int, dropout: float) -> Head:
+    """A head for a target task.
+
+    Args:
+        saved: The pretrained model.
+        task: The target task.
+        mode: "fresh" draws it, "by-label" then copies each label's row from the pretrained heads that have a label of
+            that name (their mean, letter case aside), "from:TASK" copies the head of one pretrained task. A verbalizer
+            is the backbone's own head whatever the mode.
+        seed: Names the fresh weights.
+        dropout: Of the head.
+
+    Raises:
+        CheckpointError: The source task is not in the checkpoint, or its labels are not the target's.
+    """
+    head = new_heads(saved.scorer.backbone, [task], seed=seed, dropout=dropout)[task.name]
+    if not isinstance(head, TokenHead):
+        return head
+    if mode.startswith("from:"):
+        source = _source(saved, task, mode.removeprefix("from:"))
+        for label in task.labels:
+            head.copy_label(label, [(source, label)])
+    elif mode == "by-label":
+        for label in task.labels:
+            if sources := namesakes(saved, label):
+                head.copy_label(label, sources)
+    return head
+
+
+def namesakes(saved: SavedModel, label: str) -> list[tuple[TokenHead, str]]:
+    """Trained heads with a label of that name, letter case aside, and how they write it."""
+    return [
+        (head, theirs)
+        for head in saved.scorer.heads().values()
+        if isinstance(head, TokenHead)
+        for theirs in head.labels
+        if theirs.casefold() == label.casefold()
+    ]
+
+
+def _source(saved: SavedModel, task: Task, name: str) -> TokenHead:
+    known = list(saved.scorer.heads())
+    if name not in known:
+        raise CheckpointError(
+            f"{saved.folder}: head from:{name}: no such task in the checkpoint, it has {', '.join(known)}."
+            f"{did_you_mean(name, known)}"
+        )
+    source = saved.scorer.head(name)
+    if not isinstance(source, TokenHead):
+        raise CheckpointError(
+            f'{saved.folder}: head from:{name} does not fit task "{task.name}": {name} has a verbalizer, whose head is '
+            "the backbone's. Use --head fresh, or give the target a verbalizer"
+        )
+    missing = [label for label in task.labels if label not in source.labels]
+    extra = [label for label in source.labels if label not in task.labels]
+    if missing or extra:
+        raise CheckpointError(
+            f'{saved.folder}: head from:{name} does not fit task "{task.name}": labels differ '
+            f"(only in the target: {', '.join(missing) or 'none'}; only in {name}: {', '.join(extra) or 'none'}). "
+            "Use --head by-label, which copies the labels that both have"
+        )
+    return source

@@ -68,13 +68,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Mean and spread over seeds, in points of 100.
-
-    Attributes:
-        mean: Mean score.
-        spread: Standard deviation over seeds (n - 1); 0 for one seed.
-        seeds: How many.
-    """
+    """Mean and spread over seeds, in points of 100: the standard deviation (n - 1), which is 0 for one seed."""
 
     mean: float
     spread: float
@@ -93,17 +87,11 @@ def summarise(scores: Sequence[float]) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """All results of one row on one experiment.
+    """All results of one row on one experiment; fields as of `Result`.
 
     Attributes:
-        row: The row.
-        experiment: The experiment.
         metric: Split and name of the score.
-        score: Mean and spread over seeds, in points of 100.
-        beside: The same of what is published beside it; None without.
-        beside_name: What that is.
-        trials: Models trained to choose the learning rates.
-        trained: Trained parameters.
+        beside: Of what is published beside the score, named `beside_name`; None without.
         seconds: Mean time of training.
         peak_memory_mib: Largest peak.
     """
@@ -124,13 +112,13 @@ def cells(results: Sequence[Result]) -> list[Cell]:
     """Results put together by row and experiment, in order of first occurrence."""
     places = list(dict.fromkeys((it.row, it.experiment) for it in results))
     found = []
-    for row, experiment in places:
-        own = [it for it in results if (it.row, it.experiment) == (row, experiment)]
+    for place in places:
+        own = [it for it in results if (it.row, it.experiment) == place]
         beside = [it.beside for it in own if it.beside is not None]
         found.append(
             Cell(
-                row=row,
-                experiment=experiment,
+                row=own[0].row,
+                experiment=own[0].experiment,
                 metric=own[0].title,
                 score=summarise([it.score for it in own]),
                 beside=summarise(beside) if beside else None,
@@ -148,7 +136,9 @@ def markdown(results: Sequence[Result]) -> str:
     """Scores with a row for each method and a column for each experiment; below it what the runs cost."""
     found = {(cell.row, cell.experiment): cell for cell in cells(results)}
     rows, experiments = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
-    metrics = {cell.experiment: _title(cell) for cell in found.values()}
+    metrics = {
+        cell.experiment: cell.metric + (f" ({cell.beside_name})" if cell.beside else "") for cell in found.values()
+    }
     header = ["", *(f"{experiment}, {metrics[experiment]}" for experiment in experiments)]
     scores = [[row, *(_shown(found.get((row, experiment))) for experiment in experiments)] for row in rows]
     costs = [
@@ -185,36 +175,25 @@ def gains_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One object for each experiment: summary of each method, and the difference that a transfer is asked for."""
     rows = []
     for own in by_experiment(results):
-        gain = difference(own)
-        rows.append(
-            {
-                "task": own[0].task,
-                "shots": own[0].shots,
-                "metric": own[0].title,
-                "methods": {cell.row: asdict(cell.score) for cell in cells(own)},
-                "transfer_minus_scratch": None if gain is None else {"mean": gain.mean, "spread": gain.spread},
-            }
-        )
+        gain, methods = difference(own), {cell.row: asdict(cell.score) for cell in cells(own)}
+        moved = None if gain is None else {"mean": gain.mean, "spread": gain.spread}
+        facts = {"task": own[0].task, "shots": own[0].shots, "metric": own[0].title}
+        rows.append({**facts, "methods": methods, "transfer_minus_scratch": moved})
     return rows
 
 
 def gains_table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: one for each experiment, a last one averages the differences over experiments."""
-    experiments = by_experiment(results)
     names = sorted({result.method for result in results}, key=list(METHODS).index)
     header = ["task", "sentences", "score", *names, "transfer - scratch"]
     rows, gains = [], []
-    for own in experiments:
+    for own in by_experiment(results):
         scores = {cell.row: str(cell.score) for cell in cells(own)}
         gain = difference(own)
         gains += [] if gain is None else [gain.mean]
-        rows.append(
-            [
-                *(own[0].task, "all" if own[0].shots is None else str(own[0].shots), own[0].title),
-                *(scores.get(name, "-") for name in names),
-                "-" if gain is None else f"{gain.mean:+.1f} \u00b1 {gain.spread:.1f}",
-            ]
-        )
+        row = [own[0].task, "all" if own[0].shots is None else str(own[0].shots), own[0].title]
+        row += [scores.get(name, "-") for name in names]
+        rows.append([*row, "-" if gain is None else f"{gain.mean:+.1f} \u00b1 {gain.spread:.1f}"])
     if len(gains) > 1:
         rows.append(["mean", "", "", *("" for _ in names), f"{mean(gains):+.1f}"])
     return header, rows
@@ -235,11 +214,7 @@ def to_csv(results: Sequence[Result]) -> str:
     """A line for each run, so that anybody can compute a table of their own."""
     out = StringIO()
     names = list(Result.__dataclass_fields__)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for it in results:
-        values = [getattr(it, name) for name in names]
-        writer.writerow(["" if value is None else value for value in values])
+    csv.writer(out, lineterminator="\n").writerows([names, *([getattr(it, name) for name in names] for it in results)])
     return out.getvalue()
 
 
@@ -269,11 +244,6 @@ def figure(results: Sequence[Result], *, title: str) -> bytes:
     out = BytesIO()
     drawing.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
-
-
-def _title(cell: Cell) -> str:
-    """Name of a score, and of what stands beside it."""
-    return cell.metric if cell.beside is None else f"{cell.metric} ({cell.beside_name})"
 
 
 def _shown(cell: Cell | None) -> str:

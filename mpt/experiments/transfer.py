@@ -9,11 +9,11 @@ from rich.console import Console
 
 from mpt.base.files import to_json
 from mpt.base.settings import BackboneSettings
-from mpt.experiments.comparison import Row, begin, open_comparison, require_heads, run_rows, write_results
-from mpt.experiments.methods import METHODS, TRANSFER
+from mpt.experiments.comparison import Row, begin, conclude, open_comparison, require_rows, run_rows, write_results
+from mpt.experiments.methods import TRANSFER
 from mpt.experiments.run_folder import Resume
 from mpt.experiments.settings import TransferSettings
-from mpt.experiments.start import require_trainable, start_from
+from mpt.experiments.start import start_from
 from mpt.experiments.tables import Result, gains_console, gains_json, gains_table, grid
 from mpt.model.language_head import verbalizer_notices
 from mpt.serving.saved import open_saved
@@ -65,15 +65,12 @@ def transfer(
         fresh = replace(start, pretrained=None)
         starts = {**dict.fromkeys(settings.baselines, fresh), TRANSFER.name: start}
         rows = [Row(name=name, method=name, settings=settings, start=start) for name, start in starts.items()]
-        methods = {row.name: METHODS[row.method] for row in rows}
-        trained = {row.name: (methods[row.name], row.start.parts(methods[row.name])) for row in rows}
-        require_trainable(trained, call.tasks, call.engine)
-        require_heads(rows, call.tasks)
+        require_rows(call, rows)
         origin = {"folder": str(saved.folder), "tasks": list(saved.tasks)}
         facts = {"sha256": verify(saved.folder), "tasks": list(saved.tasks), "dtype": saved.dtype}
-        given = {"init_from.json": to_json(facts)}
         notices = [*said, *saved.notices, *verbalizer_notices(start.backbone, call.tasks)]
-    begin(call, given, dtype=start.backbone_settings.dtype, notices=notices, resume=resume)
+    given, dtype = {"init_from.json": to_json(facts)}, start.backbone_settings.dtype
+    begin(call, given, dtype=dtype, notices=notices, resume=resume)
     title = f"from {saved.folder}"
 
     def write(results: Sequence[Result]) -> None:
@@ -82,6 +79,5 @@ def transfer(
 
     results = run_rows(call, [(row, it) for it in call.wanted for row in rows], write)
     call.console.print(gains_console(results, title=title))
-    call.console.print(f"results: {folder}", highlight=False)
-    call.accelerator.end_training()
+    conclude(call)
     return results

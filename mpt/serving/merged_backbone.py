@@ -57,9 +57,8 @@ def export_backbone(saved: SavedModel, out: Path) -> None:
             for path in sorted({path for pattern in TOKENIZER for path in folder.glob(pattern)}):
                 write_durable(made / path.name, path.read_bytes())
     except OSError as error:
-        raise CheckpointError(
-            f"{out}: cannot make this folder: {error.strerror or 'it exists'}. Give another"
-        ) from error
+        reason = error.strerror or "it exists"
+        raise CheckpointError(f"{out}: cannot make this folder: {reason}. Give another") from error
 
 
 def _require_merges(saved: SavedModel) -> None:
@@ -88,7 +87,6 @@ def _rewrite(path: Path, target: Path, changed: Mapping[tuple[Path, str], Tensor
 
 
 def _origin(saved: SavedModel) -> dict[str, object]:
-    """Where a merged backbone comes from."""
     identity = saved.checkpoint.identity
     return {
         "run": str(saved.folder),

@@ -80,8 +80,7 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
         CheckpointError: PEFT cannot express the state, with everything that it cannot; `out` exists, or cannot be made.
     """
     head, backbone = saved.scorer.head(task), saved.scorer.backbone
-    form, part = _expressible(saved, task)
-    identity = backbone.identity
+    (form, part), identity = _expressible(saved, task), backbone.identity
     folder = locate(identity.reference, identity.revision)
     name = HEADS[identity.architecture]
     fields, tensors = form.write(part, backbone)
@@ -105,9 +104,8 @@ def export_peft(saved: SavedModel, task: str, out: Path) -> None:
             write_durable(made / ADAPTER_WEIGHTS, safetensors.torch.save(weights, metadata={"format": "pt"}))
             write_durable(made / "config.json", described.to_json_string(use_diff=False).encode())
     except OSError as error:
-        raise CheckpointError(
-            f"{out}: cannot make this folder: {error.strerror or 'it exists'}. Give another"
-        ) from error
+        reason = error.strerror or "it exists"
+        raise CheckpointError(f"{out}: cannot make this folder: {reason}. Give another") from error
 
 
 def _expressible(saved: SavedModel, task: str) -> tuple[PeftForm, Part]:
@@ -117,17 +115,15 @@ def _expressible(saved: SavedModel, task: str) -> tuple[PeftForm, Part]:
         raise CheckpointError(f"{saved.folder}: PEFT cannot express this task state: {problem}")
     ((kind, part),) = state.parts.items()
     form = FORMS[kind]
-    problems = unsupported(form, backbone, part)
-    problems += foreign_family(task, saved.tasks[task]["family"])
+    problems = [*unsupported(form, backbone, part), *foreign_family(task, saved.tasks[task]["family"])]
     if backbone.word_pieces.mean:
         problems.append(
             "its head scores the mean of a word's pieces (backbone.word_state: mean), while models under PEFT score "
             "every piece. Train with backbone.word_state=piece"
         )
     if problems:
-        raise CheckpointError(
-            [f"{saved.folder}: PEFT cannot express this {form.noun}: {problem}" for problem in problems]
-        )
+        place = f"{saved.folder}: PEFT cannot express this {form.noun}"
+        raise CheckpointError([f"{place}: {problem}" for problem in problems])
     return form, part
 
 
@@ -182,20 +178,16 @@ def _read_config(folder: Path) -> tuple[PeftForm, Mapping[str, Any]]:
     """PEFT's configuration, which is of a kind that mpt has."""
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no {ADAPTER_CONFIG} here, so this is no adapter. Give a folder that PEFT saved"
-        )
+        told = f"no {ADAPTER_CONFIG} here, so this is no adapter. Give a folder that PEFT saved"
+        raise CheckpointError(f"{folder}: {told}")
     config = read_json(path)
     forms = {form.peft_type: form for form in FORMS.values()}
     form = forms.get(str(config.get("peft_type")))
+    kinds = {"peft_type": (" or ".join(forms), forms), "task_type": ("TOKEN_CLS", ("TOKEN_CLS",))}
     problems = [
-        f"{key}: expected {expected}, got {config.get(key)}. mpt takes prefix tuning and LoRA for token classification "
-        "only"
-        for key, expected, right in (
-            ("peft_type", " or ".join(forms), form is not None),
-            ("task_type", "TOKEN_CLS", config.get("task_type") == "TOKEN_CLS"),
-        )
-        if not right
+        f"{key}: expected {told}, got {config.get(key)}. mpt takes prefix tuning and LoRA for token classification only"
+        for key, (told, known) in kinds.items()
+        if str(config.get(key)) not in known
     ]
     problems += [] if form is None else form.problems_in(config)
     if problems or form is None:

@@ -56,11 +56,7 @@ class Predictor:
 def predict_together(
     predictors: Sequence[Predictor], examples: Sequence[Sequence[Example]]
 ) -> list[tuple[list[list[str]], list[str]]]:
-    """Predict for several tasks, whose models are in one bank, in one pass over their texts.
-
-    Args:
-        predictors: Of the tasks.
-        examples: Of each task.
+    """Predict for several tasks, whose models are in one bank, in one pass over the texts of each.
 
     Returns:
         For each task the tags of each sentence (valid BIO2 for span tasks; all O where a sentence has no predicate to
@@ -69,9 +65,8 @@ def predict_together(
     scorer = predictors[0].saved.scorer
     families = [family_of(it.spec) for it in predictors]
     asked = [[one for one in own if it.spec.kind.asks(one)] for it, own in zip(predictors, examples, strict=True)]
-    encoded = [
-        family.encode(own, scorer.backbone.word_pieces, None) for family, own in zip(families, asked, strict=True)
-    ]
+    pieces = scorer.backbone.word_pieces
+    encoded = [family.encode(own, pieces, None) for family, own in zip(families, asked, strict=True)]
     requests = [
         Request(slot=it.saved.slot, tasks=(it.task,), split=split, examples=np.arange(len(split.places)))
         for it, (split, _) in zip(predictors, encoded, strict=True)
@@ -92,11 +87,7 @@ def predict_files(
 ) -> tuple[list[int], list[str]]:
     """Write a file's predictions in the file's own form, a file for each task; see `mpt.data.formats.layouts`.
 
-    Args:
-        predictors: Of the tasks.
-        path_in: What to predict for.
-        layouts: How the file is laid out, for each task.
-        paths_out: Where each task's predictions go.
+    Layouts (how the file is laid out) and outputs are those of each predictor's task.
 
     Returns:
         The number of sentences (of predicates, where tags are about one) for each task, and notices.

@@ -172,9 +172,8 @@ class OpenBank:
             CheckpointError: It is not open.
         """
         if task not in self._models:
-            known = list(self._models)
-            hint = did_you_mean(task, known)
-            raise CheckpointError(f'no head for task "{task}": there is {", ".join(known) or "none"}.{hint}')
+            known = ", ".join(self._models) or "none"
+            raise CheckpointError(f'no head for task "{task}": there is {known}.{did_you_mean(task, self._models)}')
         return self._models[task]
 
     def add(self, path: Path) -> SavedModel:
@@ -189,23 +188,17 @@ class OpenBank:
         if self._models:
             here = next(iter(self._models.values())).checkpoint.identity["backbone"]
             _require_backbone(folder, saved, here, ALIKE)
-        twice = [name for name in checkpoint.identity["tasks"] if name in self._models]
-        if twice:
+        if twice := [name for name in checkpoint.identity["tasks"] if name in self._models]:
             other = self._models[twice[0]].folder
             raise CheckpointError(
                 f"{folder}: task {', '.join(twice)} is open already, from {other}. Rename the task in the manifest of "
                 "one of them and train it again, or open them apart"
             )
-        contents = _contents(folder, checkpoint, backbone)
+        contents, told = _contents(folder, checkpoint, backbone), _told(folder, saved["dtype"], backbone)
         if len(set(self._slots())) == 1:
-            self.scorer.bank.put(next(iter(self._slots())), self._unmerged)
-        model = SavedModel(
-            folder=folder,
-            checkpoint=checkpoint,
-            scorer=self.scorer,
-            slot=self.scorer.add(*contents),
-            notices=_told(folder, saved["dtype"], backbone),
-        )
+            self.scorer.bank.put(self._slots()[0], self._unmerged)
+        slot = self.scorer.add(*contents)
+        model = SavedModel(folder=folder, checkpoint=checkpoint, scorer=self.scorer, slot=slot, notices=told)
         self._models |= dict.fromkeys(checkpoint.identity["tasks"], model)
         return model
 

@@ -235,7 +235,7 @@ def make_parts(world, *, dropout=0.0, state=None):
     from mpt.base.settings import LowRankSettings, PromptSettings
     from mpt.data.manifest.reading import load_manifest
     from mpt.data.tasks import load_tasks
-    from mpt.experiments.inputs import encode_tasks
+    from mpt.experiments.execution import encode_tasks
     from mpt.model.backbone.backbone import load_backbone
     from mpt.model.heads import TokenHead
     from mpt.model.scorer import Scorer

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import synthetic
+from grammar import FRAMES, OPEN, RULES
 from mpt.base.errors import DataError
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tags import check_tags, spans
 from mpt.data.tasks import load_tasks
-from mpt.examples import synthetic
-from mpt.examples.grammar import FRAMES, OPEN, RULES
-from mpt.examples.synthetic import PARTS, TARGET, write_synthetic
+from synthetic import PARTS, TARGET, write_synthetic
 
 DIGEST = "792c4779f3e7cebd2fdcf6532da37c29a4cccfb7c6e37a0b8bd45122a0b9ae1c"
 """SHA-256 over the names and bytes of every file of `write_synthetic(folder)`. It changes with the grammar only."""
@@ -56,9 +56,9 @@ def test_bytes_are_fixed(folder):
 
 def test_bytes_do_not_depend_on_the_process(folder, tmp_path):
     # Another hash seed reorders sets, another directory and locale must not matter either.
-    code = "from pathlib import Path; from mpt.examples.synthetic import write_synthetic; write_synthetic(Path('out'))"
+    code = "from pathlib import Path; from synthetic import write_synthetic; write_synthetic(Path('out'))"
     environment = {**os.environ, "PYTHONHASHSEED": "4242", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(synthetic.__file__).parents[up]) for up in (0, 1))
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert digest(tmp_path / "out") == digest(folder)
 

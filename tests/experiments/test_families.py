@@ -18,7 +18,7 @@ from mpt.data.tasks import load_tasks
 from mpt.evaluation.bootstrap import paired_bootstrap
 from mpt.evaluation.evaluator import evaluate_task
 from mpt.experiments.evaluate import evaluate
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.execution import encode_tasks
 from mpt.experiments.transfer import transfer
 from mpt.serving.layout import input_layout
 from mpt.serving.predictor import Predictor

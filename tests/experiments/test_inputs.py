@@ -8,8 +8,8 @@ from common.runs import make_parts
 from mpt.base.errors import DataError
 from mpt.base.settings import BackboneSettings
 from mpt.data.manifest.reading import load_manifest
-from mpt.experiments import inputs
-from mpt.experiments.inputs import encode_tasks, open_backbone, open_tasks
+from mpt.experiments import execution
+from mpt.experiments.execution import encode_tasks, open_backbone, open_tasks
 from mpt.model.backbone.backbone import load_backbone
 from mpt.training.launch import build_accelerator
 
@@ -46,7 +46,7 @@ def test_a_problem_leaves_no_rank_waiting(own_world, tmp_path):
 
 def test_opening_a_backbone_probes_it(world, tmp_path, monkeypatch):
     probed = []
-    monkeypatch.setattr(inputs, "probe", probed.append)
+    monkeypatch.setattr(execution, "probe", probed.append)
     accelerator = build_accelerator(tmp_path, [])
     backbone = open_backbone(BackboneSettings(reference=str(world.backbone)), prompt_length=3, accelerator=accelerator)
     assert probed == [backbone]

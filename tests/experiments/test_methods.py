@@ -15,7 +15,7 @@ from mpt.data.manifest.reading import load_manifest
 from mpt.data.order.batch import collate
 from mpt.data.tasks import load_tasks
 from mpt.experiments import trial as trials
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.execution import encode_tasks
 from mpt.experiments.methods import BASELINES, METHODS
 from mpt.experiments.start import require_trainable, start_from
 from mpt.experiments.trial import Session, Trial, run_trial

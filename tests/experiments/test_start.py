@@ -6,7 +6,7 @@ from common.runs import files_of, quiet, transfer_settings
 from mpt.base.settings import BackboneSettings, PromptSettings
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
-from mpt.experiments.inputs import Inputs
+from mpt.experiments.execution import Inputs
 from mpt.experiments.start import Start, start_from
 from mpt.experiments.trial import Session, Trial, run_trial
 from mpt.model.backbone.backbone import load_backbone

@@ -6,7 +6,7 @@ import torch
 from mpt.base.errors import CheckpointError
 from mpt.data.manifest.reading import load_manifest
 from mpt.data.tasks import load_tasks
-from mpt.experiments.target_head import build_head, namesakes
+from mpt.experiments.start import build_head, namesakes
 from mpt.model.heads import TokenHead
 from mpt.serving.saved import open_saved
 

@@ -16,7 +16,6 @@ from mpt.data.splits import sample_sentences
 from mpt.data.tasks import load_tasks
 from mpt.experiments import transfer as stage
 from mpt.experiments import trial as trials
-from mpt.experiments import tuning as rates
 from mpt.experiments.settings import TuningSettings
 from mpt.experiments.tables import Result
 from mpt.model.backbone import precision
@@ -38,7 +37,7 @@ def done(world, tmp_path_factory):
 
 def replaced(monkeypatch, name, function):
     """Another function in its place, wherever the stage calls it."""
-    for module in (stage, trials, rates):
+    for module in (stage, trials):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, function)
 
@@ -326,7 +325,7 @@ def test_the_best_mean_over_the_tuning_seeds_wins(world, tmp_path, monkeypatch):
     """0.1 has the best single trial, 0.2 the best mean, and 0.3 diverges with one seed."""
     scores = {(0.1, 7): 0.9, (0.1, 8): 0.1, (0.2, 7): 0.6, (0.2, 8): 0.6, (0.3, 7): 0.99, (0.3, 8): None}
     monkeypatch.setattr(
-        rates, "_tuning_score", lambda _, trial: scores[trial.optimizer.prompt_learning_rate, trial.seed]
+        trials, "_tuning_score", lambda _, trial: scores[trial.optimizer.prompt_learning_rate, trial.seed]
     )
     tuning = TuningSettings(prompt_learning_rates=(0.1, 0.2, 0.3), seeds=(7, 8))
     run_transfer(world, tmp_path / "results", tuning=tuning, baselines=(), seeds=(0,))

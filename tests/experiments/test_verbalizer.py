@@ -22,9 +22,9 @@ from mpt.data.tasks import load_tasks
 from mpt.evaluation.evaluator import evaluate_task, word_scores
 from mpt.experiments.compare import compare
 from mpt.experiments.evaluate import evaluate
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.execution import encode_tasks
 from mpt.experiments.settings import load_compare_settings
-from mpt.experiments.target_head import build_head
+from mpt.experiments.start import build_head
 from mpt.experiments.transfer import transfer
 from mpt.model.heads import TokenHead, VerbalizerHead
 from mpt.model.scorer import Scorer

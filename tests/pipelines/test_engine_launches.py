@@ -11,7 +11,7 @@ from common.engines import engine, environment
 from common.programs import CONFIG, program
 from common.runs import files_of, write_bert
 
-from mpt.examples.synthetic import write_synthetic
+from synthetic import write_synthetic
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.distributed

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from common.runs import files_of
 
-from mpt.examples.synthetic import write_synthetic
 from mpt.training.checkpoint import list_checkpoints
+from synthetic import write_synthetic
 
 pytestmark = pytest.mark.distributed
 

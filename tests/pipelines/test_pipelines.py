@@ -7,7 +7,7 @@ import pytest
 from common.programs import CONFIG, program
 from common.runs import files_of
 
-from mpt.examples.synthetic import write_synthetic
+from synthetic import write_synthetic
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 TRANSFER = """optimizer: {warmup_steps: 1}

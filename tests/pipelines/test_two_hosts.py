@@ -11,7 +11,7 @@ from common.engines import engine
 from common.hosts import two_hosts
 from common.runs import files_of
 
-from mpt.examples.synthetic import write_synthetic
+from synthetic import write_synthetic
 
 pytestmark = pytest.mark.multinode
 

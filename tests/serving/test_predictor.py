@@ -12,7 +12,7 @@ from mpt.data.manifest.reading import load_manifest
 from mpt.data.tags import check_tags
 from mpt.data.tasks import load_tasks
 from mpt.evaluation.evaluator import evaluate_task
-from mpt.experiments.inputs import encode_tasks
+from mpt.experiments.execution import encode_tasks
 from mpt.serving.predictor import Predictor
 from mpt.serving.saved import open_saved
 

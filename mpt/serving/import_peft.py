@@ -62,11 +62,15 @@ def import_peft(
     adapter = read_adapter(folder)
     manifest, loaded, notices = _load_task(manifest_path, task)
     rows = _rows(folder, tuple(labels) or adapter.labels, len(adapter.bias), loaded)
-    settings = _backbone_settings(folder, adapter, reference, revision, dtype)
+    if (named := reference or adapter.base) is None:
+        place = folder / ADAPTER_CONFIG
+        raise ConfigError(f"{place}: base_model_name_or_path is empty. Give the model with --backbone")
+    commit = revision or (None if reference else adapter.revision)
+    positions = "shifted" if adapter.form.shifted else "unshifted"
+    settings = BackboneSettings(reference=named, revision=commit, dtype=dtype, positions=positions)
     backbone = _open_backbone(settings, adapter)
     _check_backbone(folder, adapter, backbone)
-    part = adapter.form.read(adapter.config, adapter.tensors, backbone)
-    state = TaskState([part])
+    state = TaskState([part := adapter.form.read(adapter.config, adapter.tensors, backbone)])
     files = {name: sha256_file(folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
     identity = identity_of(
         backbone,
@@ -102,31 +106,15 @@ def _load_task(path: Path, name: str | None) -> tuple[Manifest, Task, list[str]]
     return manifest, task, notices
 
 
-def _backbone_settings(
-    folder: Path,
-    adapter: PeftAdapter,
-    reference: str | None,
-    revision: str | None,
-    dtype: Literal["bfloat16", "float32"],
-) -> BackboneSettings:
-    """The backbone that was given, else the adapter's, run as PEFT runs it."""
-    named = reference or adapter.base
-    if named is None:
-        raise ConfigError(
-            f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is empty. Give the model with --backbone"
-        )
-    commit = revision or (None if reference else adapter.revision)
-    positions = "shifted" if adapter.form.shifted else "unshifted"
-    return BackboneSettings(reference=named, revision=commit, dtype=dtype, positions=positions)
-
-
 def _open_backbone(settings: BackboneSettings, adapter: PeftAdapter) -> Backbone:
+    """The backbone, run as PEFT runs it."""
+    form = adapter.form
     backbone = load_backbone(
         settings.reference,
         revision=settings.revision,
         dtype=settings.dtype,
-        prompt_length=adapter.form.virtual_tokens(adapter.config),
-        shifted=adapter.form.shifted,
+        prompt_length=form.virtual_tokens(adapter.config),
+        shifted=form.shifted,
         longest_window=settings.longest_window,
     )
     probe(backbone)

@@ -1,17 +1,18 @@
-"""The main job on synthetic data, in a few minutes on a laptop: pretrain on a mixture, transfer, compare."""
+"""The main job on synthetic data, in a few minutes on a laptop: pretrain on a mixture, transfer, compare.
 
+python examples/quickstart.py [--out DIR]
+"""
+
+from itertools import count
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from mpt.base.errors import ConfigError
-from mpt.base.settings import (
-    EvaluationSettings,
-    OptimizerSettings,
-    PromptSettings,
-    TrainingSettings,
-)
-from mpt.examples.synthetic import write_synthetic
+from mpt.base.settings import EvaluationSettings, OptimizerSettings, PromptSettings, TrainingSettings
+from mpt.cli import main, terminal
 from mpt.experiments.pretrain import pretrain
 from mpt.experiments.settings import (
     PretrainSettings,
@@ -22,6 +23,7 @@ from mpt.experiments.settings import (
 )
 from mpt.experiments.tables import Result
 from mpt.experiments.transfer import transfer
+from synthetic import write_synthetic
 
 # Small enough for five minutes on two cores; sentences of a dozen words need no more tokens in a step.
 SHOTS = 40
@@ -71,3 +73,21 @@ def quickstart(folder: Path, *, console: Console) -> list[Result]:
         backbone=None,
         console=console,
     )
+
+
+def program(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the data and the runs; runs/quickstart-N if not given.")
+    ] = None,
+) -> None:
+    """Pretrain on three small synthetic tasks, transfer to a fourth, and compare with training from scratch."""
+    quickstart(out or unused("runs/quickstart"), console=terminal())
+
+
+def unused(name: str) -> Path:
+    """The first of name, name-2, name-3, ... that does not exist."""
+    return next(path for n in count(1) if not (path := Path(name if n == 1 else f"{name}-{n}")).exists())
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(program))

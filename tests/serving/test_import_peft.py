@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mpt.base.errors import BackboneError, CheckpointError, ConfigError
 from mpt.experiments.evaluate import evaluate
-from mpt.experiments.import_peft import import_peft
+from mpt.serving.import_peft import import_peft
 from mpt.serving.peft_adapter import export_peft
 from mpt.serving.saved import open_saved
 
@@ -155,7 +155,7 @@ def test_a_backbone_of_the_hub_needs_the_adapters_commit_or_a_given_one(world, a
         asked.append((reference, revision))
         raise BackboneError("not found")
 
-    monkeypatch.setattr("mpt.experiments.import_peft.load_backbone", load)
+    monkeypatch.setattr("mpt.serving.import_peft.load_backbone", load)
     path = adapter / "adapter_config.json"
     named = {"base_model_name_or_path": "owner/name", "revision": "a" * 40}
     path.write_text(json.dumps({**json.loads(path.read_text()), **named}))

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from grammar import FRAMES, OPEN, RULES
 from mpt.base.errors import DataError
-from mpt.examples.grammar import FRAMES, OPEN, RULES
 
 TARGET = "support"
 SPLITS = ("train", "dev", "test")

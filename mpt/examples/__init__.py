@@ -1,1 +1,0 @@
-"""The quickstart and its invented tasks."""
