@@ -127,7 +127,7 @@ class OptimizerSettings(Settings):
     """
 
     prompt_learning_rate: Rate = 0.1
-    low_rank_learning_rate: Rate = 1e-3
+    low_rank_learning_rate: Rate = 2e-3
     backbone_learning_rate: Rate = 3e-4
     head_learning_rate: Rate = 0.01
     schedule: Literal["linear", "epoch"] = "linear"

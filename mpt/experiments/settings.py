@@ -63,7 +63,7 @@ class TuningSettings(Settings):
     """
 
     prompt_learning_rates: tuple[Rate, ...] = (0.05, 0.1, 0.2)
-    low_rank_learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
+    low_rank_learning_rates: tuple[Rate, ...] = (1e-3, 2e-3, 4e-3)
     backbone_learning_rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
     head_learning_rates: tuple[Rate, ...] = ()
     seeds: Seeds = (1000, 1001)

@@ -172,8 +172,10 @@ class OpenBank:
             CheckpointError: It is not open.
         """
         if task not in self._models:
-            known = ", ".join(self._models) or "none"
-            raise CheckpointError(f'no head for task "{task}": there is {known}.{did_you_mean(task, self._models)}')
+            known, have = ", ".join(self._models) or "none", "this model has"
+            if len(set(self._slots())) > 1:
+                have = "these models have"
+            raise CheckpointError(f'no head for task "{task}": {have} {known}.{did_you_mean(task, self._models)}')
         return self._models[task]
 
     def add(self, path: Path) -> SavedModel:

@@ -235,8 +235,14 @@ CASES = (
     Case(
         topic="Command line",
         what="A model of several tasks, and none named",
-        command=("predict", "run", "data/people/test.txt", "--out", "new"),
+        command=("export", "run", "new"),
         parts=("has several tasks (people, places, words)", "--task"),
+    ),
+    Case(
+        topic="Command line",
+        what="A task that two of the opened models have",
+        command=("predict", "run", "data/people/test.txt", "--out", "new", "--with", "run"),
+        parts=("task people, places, words is open already, from run/checkpoints/", "open them apart"),
     ),
     Case(
         topic="Command line",

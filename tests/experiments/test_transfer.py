@@ -492,7 +492,7 @@ def test_a_prompt_of_another_backbone_is_refused(world, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         run_transfer(world, tmp_path / "results", backbone=str(other))
     assert "backbone.weights_sha256: checkpoint '" in str(caught.value)
-    assert "A prompt works with the backbone it was trained on only" in str(caught.value)
+    assert "A task state works with the backbone it was trained on only" in str(caught.value)
     assert not (tmp_path / "results").exists()
 
 
