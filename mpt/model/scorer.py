@@ -130,6 +130,14 @@ class Scorer(nn.Module):
             return hidden_BSH.flatten(0, 1)[batch.words_M].float()
         return word_means(hidden_BSH.flatten(0, 1), batch.words_M, batch.widths_M)
 
+    def named(self) -> dict[str, nn.Parameter]:
+        """Parameters of slot 0 by the names that a checkpoint has for them: FILE.NAME."""
+        behind = {kind: part.network for kind, part in self.state.parts.items() if part.network is not None}
+        networks = {f"{kind}.{name}": it for kind, network in behind.items() for name, it in network.named_parameters()}
+        heads = {f"{task}.{name}": it for task, head in self.heads().items() for name, it in head.named_parameters()}
+        files = {"state": self.state.values(), "networks": networks, "heads": heads}
+        return {f"{file}.{name}": it for file, own in files.items() for name, it in own.items()}
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What is trained in slot 0, as a checkpoint has it: the flat task state, networks behind it, heads."""
         heads = {f"{task}.{name}": it for task, head in self.heads().items() for name, it in head.named_parameters()}

@@ -64,7 +64,7 @@ class WholeOptimizer:
     """
 
     def __init__(self, scorer: Scorer, adamw: torch.optim.Optimizer) -> None:
-        self._parameters = dict(scorer.named_parameters())
+        self._parameters = scorer.named()
         self._adamw = adamw
 
     def set_learning_rates(self, factor: float) -> None:

@@ -29,7 +29,7 @@ class ZeroOptimizer:
     def __init__(self, scorer: Scorer, adamw: torch.optim.AdamW, config: Mapping[str, Any]) -> None:
         import deepspeed  # type: ignore[import]
 
-        self._names = {parameter: name for name, parameter in scorer.named_parameters()}
+        self._names = {parameter: name for name, parameter in scorer.named().items()}
         self._parameters: list[list[nn.Parameter]] = [list(group["params"]) for group in adamw.param_groups]
         self._adamw = adamw
         self._engine: Any = deepspeed.initialize(model=scorer, optimizer=adamw, config=dict(config))[0]

@@ -241,7 +241,7 @@ def test_moments_are_restored_also_for_heads_that_were_never_drawn(world, tmp_pa
     names = set(load_checkpoint(latest(tmp_path)).optimizer)
     parameters = {name.rsplit("/", 1)[0] for name in names}
     assert parameters == {
-        "bank._slots.0._parts.prompt.flat",
-        *(f"_heads.slot_0.task_{drawn}.{part}" for part in ("weight", "bias")),
+        "state.prompt.values",
+        *(f"heads.{drawn}.{part}" for part in ("weight", "bias")),
     }
     assert {name.rsplit("/", 1)[1] for name in names} == {"step", "exp_avg", "exp_avg_sq"}

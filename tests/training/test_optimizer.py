@@ -133,10 +133,10 @@ def test_zero_and_a_large_norm_clip_nothing(max_norm):
 
 def test_counts_of_the_fused_kernel_are_restored_beside_their_parameters():
     """It reads them there; the plain kernel wants them in main memory. The meta device stands for a GPU."""
-    weights = nn.ParameterDict({name: nn.Parameter(torch.zeros(2, device="meta")) for name in ("fused", "plain")})
+    weights = {name: nn.Parameter(torch.zeros(2, device="meta")) for name in ("fused", "plain")}
     groups = [{"params": [weights[name]], "fused": name == "fused"} for name in weights]
     adamw = SimpleNamespace(param_groups=groups, state=defaultdict(dict))
-    optimizer = WholeOptimizer(weights, adamw)
+    optimizer = WholeOptimizer(SimpleNamespace(named=lambda: weights), adamw)
     names = [f"{name}/{key}" for name in weights for key in ("step", "exp_avg")]
     optimizer.restore({name: torch.ones(2) for name in names})
     devices = {
