@@ -151,7 +151,7 @@ class OpenBank:
     def __init__(self, first: SavedModel, *, merge: bool = True) -> None:
         self.scorer = first.scorer
         self._models: dict[str, SavedModel] = dict.fromkeys(first.tasks, first)
-        self._unmerged = first.state
+        self._first, self._unmerged = first, first.state
         if merge:
             self.scorer.bank.put(first.slot, merged_state(first.state, self.scorer.backbone))
 
@@ -187,9 +187,7 @@ class OpenBank:
         folder = find_checkpoint(path)
         checkpoint = load_checkpoint(folder)
         backbone, saved = self.scorer.backbone, checkpoint.identity["backbone"]
-        if self._models:
-            here = next(iter(self._models.values())).checkpoint.identity["backbone"]
-            _require_backbone(folder, saved, here, ALIKE)
+        _require_backbone(folder, saved, self._first.checkpoint.identity["backbone"], ALIKE)
         if twice := [name for name in checkpoint.identity["tasks"] if name in self._models]:
             other = self._models[twice[0]].folder
             raise CheckpointError(
@@ -197,8 +195,8 @@ class OpenBank:
                 "one of them and train it again, or open them apart"
             )
         contents, told = _contents(folder, checkpoint, backbone), _told(folder, saved["dtype"], backbone)
-        if len(set(self._slots())) == 1:
-            self.scorer.bank.put(self._slots()[0], self._unmerged)
+        if self._first.slot in self._slots():
+            self.scorer.bank.put(self._first.slot, self._unmerged)
         slot = self.scorer.add(*contents)
         model = SavedModel(folder=folder, checkpoint=checkpoint, scorer=self.scorer, slot=slot, notices=told)
         self._models |= dict.fromkeys(checkpoint.identity["tasks"], model)

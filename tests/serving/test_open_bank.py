@@ -152,6 +152,17 @@ def test_tasks_come_and_go_in_milliseconds_and_others_notice_nothing(runs):
         bank.remove(added)
 
 
+def test_models_keep_their_states_when_the_first_goes(runs):
+    bank = open_bank([runs["low-rank"], runs["prompt"]])
+    first, second = bank.tasks
+    bank.remove(first)
+    bank.add(runs["upper"])
+    np.testing.assert_array_equal(scores_of(bank, [second], sentences())[0], alone(runs["prompt"], sentences()))
+    bank.add(runs["low-rank"])
+    again = scores_of(bank, [first], sentences())[0]
+    np.testing.assert_allclose(again, alone(runs["low-rank"], sentences()), atol=1e-5)
+
+
 def test_a_model_over_another_backbone_is_refused_with_both_digests(world, runs, tmp_path):
     write_bert(tmp_path / "other", seed=1)
     own = json.loads((world.data / "mixture.yaml").read_text()) | {"root": str(world.data)}
@@ -162,6 +173,9 @@ def test_a_model_over_another_backbone_is_refused_with_both_digests(world, runs,
     with pytest.raises(CheckpointError, match=r"something else:\s+backbone.weights_sha256: checkpoint '.*now '"):
         bank.add(tmp_path / "run")
     assert len(bank.tasks) == 1 and bank.scorer.bank.slots == [0]
+    bank.remove("places_prompt")
+    with pytest.raises(CheckpointError, match=r"backbone\.weights_sha256"):  # an emptied bank keeps its backbone
+        bank.add(tmp_path / "run")
 
 
 def test_a_task_that_is_open_already_is_refused(runs):

@@ -8,7 +8,7 @@ While a part is trained, a network may stand behind it (`mpt.model.state.network
 gradient that it receives is passed on to the network, and after each step it is filled with the network's output.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,7 +66,7 @@ class Part(nn.Module):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What a checkpoint says of it; with `values` enough to make it again, see `mpt.model.state.bank.restored`."""
+        """What a checkpoint says of it; with `values` enough to make it again, see `mpt.model.state.starts`."""
         raise NotImplementedError
 
     @property
@@ -141,10 +141,6 @@ class Part(nn.Module):
             generator: Stream of dropout; None outside training.
         """
         raise NotImplementedError
-
-
-Values = Mapping[str, Float[Tensor, "..."]]
-"""A part's saved tensors."""
 
 
 def padded(values: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:

@@ -38,7 +38,6 @@ class Weights(Part):
     def __init__(self, backbone: Backbone, *, biases: bool = False) -> None:
         super().__init__()
         self.biases = biases
-        self._leaves: list[nn.Parameter] = []
         trained: dict[str, nn.Parameter] = {}
         leaf_of: dict[nn.Parameter, nn.Parameter] = {}
         for name, own in backbone.model.named_parameters():  # weights that two places share come once
