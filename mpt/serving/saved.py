@@ -187,7 +187,14 @@ class OpenBank:
         folder = find_checkpoint(path)
         checkpoint = load_checkpoint(folder)
         backbone, saved = self.scorer.backbone, checkpoint.identity["backbone"]
-        _require_backbone(folder, saved, self._first.checkpoint.identity["backbone"], ALIKE)
+        here = self._first.checkpoint.identity
+        _require_backbone(folder, saved, here["backbone"], ALIKE)
+        if backbone.shifted:  # windows are cut for what a prompt leaves of the positions
+            lengths = [{"virtual tokens": virtual_tokens(it["state"])} for it in (checkpoint.identity, here)]
+            remedy = (
+                "Models whose text starts behind prompts are open together where these are as long. Open them apart"
+            )
+            require_same(lengths[0], lengths[1], folder=folder, remedy=remedy)
         if twice := [name for name in checkpoint.identity["tasks"] if name in self._models]:
             other = self._models[twice[0]].folder
             raise CheckpointError(

@@ -192,6 +192,11 @@ def test_models_in_another_position_are_not_opened_together(world, runs, tmp_pat
     run_pretrain(world, tmp_path / "run", manifest=tmp_path / "own.yaml", method="prefix-tuning")
     with pytest.raises(CheckpointError, match=r"backbone.positions: checkpoint 'shifted', now 'unshifted'"):
         open_bank([runs["prompt"], tmp_path / "run"])
+    own["tasks"] = {"longer": own["tasks"]["shifted"]}
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    run_pretrain(world, tmp_path / "long", manifest=tmp_path / "own.yaml", method="prefix-tuning", prompt__length=6)
+    with pytest.raises(CheckpointError, match="virtual tokens: checkpoint 6, now 4"):
+        open_bank([tmp_path / "run", tmp_path / "long"])
 
 
 def test_predict_writes_a_file_for_each_task_in_one_call(world, runs, tmp_path, monkeypatch, capsys):
